@@ -1,0 +1,1 @@
+"""The place of the waypoint, which will route request by request. Nothing is built here yet."""
