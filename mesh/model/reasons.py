@@ -75,6 +75,8 @@ class Reason(Enum):
     TOO_MANY_CONNECTIONS = ("too_many_connections", "-", "the configured bound of connections is reached")
     DRAINING = ("draining", "-", "the tunnel is shutting down and its drain time is over")
     POD_REMOVED = ("pod_removed", "-", "the pod left the mesh or was deleted")
+    ZDS_PROTOCOL = ("zds_protocol", "-", "the other end of the ZDS socket broke its protocol; is it a tunnel or agent of another version?")
+    ZDS_TIMEOUT = ("zds_timeout", "-", "the other end of the ZDS socket did not answer in time")
     INTERNAL = ("internal", "-", "a bug of ours; the log has the traceback")
 
     # The kernel programs. Their numbers are in bpf/include/abi.h; a test holds both lists equal.
