@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 CLIENT_FIRST, SERVER_FIRST, CLIENT_HALF_CLOSE, SERVER_HALF_CLOSE, CLIENT_RESET, SERVER_RESET, BULK, REPORT = range(7001, 7009)
@@ -269,7 +270,7 @@ TALKS: dict[str, Callable[[socket.socket, str, int], dict[str, object]]] = {
     "bulk": talk_bulk,
 }
 
-held: dict[str, socket.socket] = {}
+held: dict[str, tuple[socket.socket, float]] = {}
 
 
 def talk(name: str, host: str, size: int) -> dict[str, object]:
@@ -281,20 +282,22 @@ def talk(name: str, host: str, size: int) -> dict[str, object]:
 
 def hold(host: str, key: str) -> dict[str, object]:
     """Open a connection, prove that it works, and keep it."""
-    held[key] = connect(host, CLIENT_FIRST)
-    return talk_client_first(held[key], host, 0)
+    sock = connect(host, CLIENT_FIRST)
+    answer = talk_client_first(sock, host, 0)
+    held[key] = sock, time.monotonic()
+    return answer
 
 
-def touch(key: str) -> dict[str, object]:
-    """Use a connection that was kept, and close it."""
-    with held.pop(key) as sock:
+def touch(key: str, idle: float) -> dict[str, object]:
+    """Use a connection that was kept, once it has been idle for `idle` seconds, and close it."""
+    sock, since = held.pop(key)
+    with sock:
+        time.sleep(max(0.0, since + idle - time.monotonic()))
         return talk_client_first(sock, "", 0)
 
 
 def load(host: str, port: int, seconds: float, pause: float) -> dict[str, object]:
     """New connections one after another for `seconds`: how many worked, and how each of the others failed."""
-    import time
-
     good, failed, longest, last = 0, [], 0.0, time.monotonic()
     end = last + seconds
     while (now := time.monotonic()) < end:
