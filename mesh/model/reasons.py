@@ -77,6 +77,7 @@ class Reason(Enum):
     POD_REMOVED = ("pod_removed", "-", "the pod left the mesh or was deleted")
     ZDS_PROTOCOL = ("zds_protocol", "-", "the other end of the ZDS socket broke its protocol; is it a tunnel or agent of another version?")
     ZDS_TIMEOUT = ("zds_timeout", "-", "the other end of the ZDS socket did not answer in time")
+    XDS_PROTOCOL = ("xds_protocol", "-", "the control plane sent what was not asked for; is it one for node tunnels?")
     INTERNAL = ("internal", "-", "a bug of ours; the log has the traceback")
 
     # The kernel programs. Their numbers are in bpf/include/abi.h; a test holds both lists equal.
