@@ -85,6 +85,11 @@ class Reason(Enum):
     KERNEL_UNKNOWN_ADDRESS = ("kernel_unknown_address", "-", "inbound to an address of an enrolled pod that is not registered")
     KERNEL_NO_STORAGE = ("kernel_no_storage", "-", "the kernel could not remember a destination; the connect is refused")
     KERNEL_TUNNEL_PORT = ("kernel_tunnel_port", "-", "an app connected to the tunnel's ports on loopback; refused")
+    KERNEL_UNREDIRECTABLE = (
+        "kernel_unredirectable",
+        "-",
+        "the kernel would not redirect this socket (bound to a device, or MPTCP); refused",
+    )
     KERNEL_NODE_PROBE = ("kernel_node_probe", "-", "a process of the node itself (kubelet) reached an enrolled pod directly")
 
 
