@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mesh.model.workload import SocketAddress
 from mesh.wire.h2 import CLIENT_SETTINGS, SERVER_SETTINGS, DataReceived, H2Connection, Limits, RequestReceived
-from mesh.wire.h2.headers import encode
 from mesh.wire.hbone import connect_headers, read_request, response_headers, traceparent
 
 ROUNDS = 7
@@ -177,9 +176,6 @@ def main() -> None:
     print(f"open, answer, close a stream: client         {client:6.2f} µs a stream")
     print(f"                              server         {server:6.2f}")
     print(f"  hbone headers made and read, both ends     {parts:6.2f}")
-    print(
-        f"  encode alone                               {best(lambda: sum(1 for i in range(2000) if encode(request(i)))):6.2f} (with making them)"
-    )
 
 
 if __name__ == "__main__":
