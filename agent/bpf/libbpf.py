@@ -88,8 +88,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.vsnprintf.argtypes = (c_void_p, c_size_t, c_char_p, c_void_p)
 
 
-@_PrintFn
-def _print(level: int, form: bytes, arguments: int) -> int:
+def _collect(level: int, form: bytes, arguments: int) -> int:
     """libbpf's logger. A va_list reaches us as a pointer on x86-64 and on arm64 alike, and is passed on as one."""
     lines = _thread_log.lines
     if lines is None or level > LEVEL_WARN:
@@ -99,6 +98,9 @@ def _print(level: int, form: bytes, arguments: int) -> int:
     size = _libc.vsnprintf(buffer, len(buffer), form, arguments)
     lines.extend(line for line in buffer.value.decode(errors="replace").splitlines() if line.strip())
     return int(size)
+
+
+_print = _PrintFn(_collect)  # kept: libbpf holds only its address
 
 
 @cache

@@ -75,7 +75,7 @@ class Map(Generic[K, V]):
         result = library().bpf_map_delete_elem(self.fd, ctypes.byref(key))
         if result == -errno.ENOENT:
             return False
-        check(result, f"delete from map {self.name}")
+        check(result, f"remove an entry of map {self.name}")
         return True
 
     def keys(self) -> Iterator[K]:

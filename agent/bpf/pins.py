@@ -26,6 +26,8 @@ from mesh.model.errors import CulvertError
 
 DEFAULT_ROOT = "/sys/fs/bpf/culvert"
 
+REMEDY = "start the version that made them, or run `culvert uninstall` on this node (its pods are outside the mesh then, until they are enrolled again)"
+
 _INSTANCE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
 _BPFFS_MAGIC = 0xCAFE4A11
 _MS_NOSUID_NODEV_NOEXEC = 0b1110
@@ -75,7 +77,7 @@ class Pins:
                 os.close(fd)
             raise AdoptionError(
                 f"the maps {', '.join(sorted(differing))} pinned under {self.directory} have another layout than this agent's programs; "
-                "start the version that made them, or run `culvert uninstall` on this node (its pods then leave the mesh until enrolled again)"
+                + REMEDY
             )
         return found
 

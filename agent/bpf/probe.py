@@ -37,7 +37,7 @@ def adopts_listeners(release: str | None = None) -> bool:
 
 
 def probe(object_path: str = OBJECT) -> list[str]:
-    """One sentence for each thing that is missing; empty: everything is there. Loads the programs once and lets them go. Changes nothing."""
+    """One sentence for each thing that is missing; empty: everything is there. Loads the programs and lets them go."""
     if os.geteuid() != 0:
         return [
             "not root: loading BPF programs and entering network namespaces needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN"

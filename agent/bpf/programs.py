@@ -27,7 +27,7 @@ from agent.bpf.libbpf import check, library
 from agent.bpf.links import Link
 from agent.bpf.maps import Layout, Map, PerCpuCounters
 from agent.bpf.objects import Loaded, ObjectFile, Program
-from agent.bpf.pins import DEFAULT_ROOT, AdoptionError, Pins, remove_link
+from agent.bpf.pins import DEFAULT_ROOT, REMEDY, AdoptionError, Pins, remove_link
 from agent.bpf.probe import ADOPTER, OBJECT, adopts_listeners
 from mesh.io.netns import Namespace
 from mesh.model.errors import BugError
@@ -76,7 +76,7 @@ class Programs:
 
     @property
     def mark(self) -> int:
-        """SO_MARK of every socket of the tunnel: 20 secret bits above 0x539. The same for as long as the pins exist."""
+        """SO_MARK of every socket of the tunnel: a secret above the low 12 bits 0x539. Kept as long as the pins exist."""
         return self._mark
 
     @property
@@ -216,14 +216,14 @@ def _pinned_mark(pins: Pins) -> int | None:
     found = abi.Config.from_buffer_copy(raw.raw[: ctypes.sizeof(abi.Config)])
     if found.abi_version not in (0, abi.ABI_VERSION):
         raise AdoptionError(
-            f"the pins under {pins.directory} were made by ABI version {found.abi_version}, and this agent has {abi.ABI_VERSION}; start the "
-            "version that made them, or run `culvert uninstall` on this node (its pods then leave the mesh until enrolled again)"
+            f"the pins under {pins.directory} were made by ABI version {found.abi_version}, and this agent has {abi.ABI_VERSION}; {REMEDY}"
         )
     return found.mark or None  # 0: an agent died before it had written the config; no program is attached yet
 
 
 def _new_mark() -> int:
-    return (secrets.randbelow((1 << 20) - 1) + 1) << 12 | abi.MARK_TUNNEL_LOW
+    """Bit 31 stays clear: SO_MARK is a C int, and Python (as many other languages) takes no larger number for one."""
+    return (secrets.randbelow((1 << 19) - 1) + 1) << 12 | abi.MARK_TUNNEL_LOW
 
 
 def _load(pins: Pins, object_path: str, constants: abi.Constants) -> Loaded:
