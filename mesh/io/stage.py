@@ -1,0 +1,65 @@
+"""The buffer in which the frames of one turn of the loop are put together, so that they leave in one TLS write.
+
+There is one for the process: the app's bytes are received into it, behind the place of their DATA header, and it is encrypted and empty
+again at the end of the turn at the latest. When another tunnel needs it within the turn, what the first had put there is encrypted
+(not sent) at once: that costs a TLS record and keeps the memory at one buffer, however many tunnels there are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mesh.wire.h2.frames import HEADER_SIZE
+
+if TYPE_CHECKING:
+    from mesh.io.tunnel import Tunnel
+
+RECORD: Final = 16 * 1024  # bytes of plaintext in a full TLS record
+CHUNK: Final = 4 * RECORD - HEADER_SIZE  # bytes of an app read at a time: with its header, full records and no crumb
+SIZE: Final = 2 * (CHUNK + HEADER_SIZE)
+
+
+class Stage:
+    """`view[:filled]` are frames of `owner`, in order."""
+
+    __slots__ = ("chunk", "filled", "owner", "view")
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(SIZE))
+        self.chunk = CHUNK
+        self.filled = 0
+        self.owner: Tunnel | None = None
+
+    def place_for(self, tunnel: Tunnel) -> int:
+        """Where a DATA frame of `tunnel` may be put now, with room for `chunk` bytes. What h2 wants to say before it is in front of it."""
+        if self.owner is not tunnel:
+            self.commit()
+            self.owner = tunnel
+        control = tunnel.h2.take_output()
+        if control:
+            self.add(control)
+        if self.filled > SIZE - CHUNK - HEADER_SIZE:
+            self.commit()
+            self.owner = tunnel
+        return self.filled
+
+    def add(self, control: bytes) -> None:
+        """Frames of the owner that are complete."""
+        end = self.filled + len(control)
+        if end <= SIZE:
+            self.view[self.filled : end] = control
+            self.filled = end
+        else:
+            owner = self.owner
+            self.commit()
+            self.owner = owner
+            if owner is not None:
+                owner.encrypt(control)
+
+    def commit(self) -> None:
+        """Encrypt what is here for its owner."""
+        owner, filled = self.owner, self.filled
+        self.owner = None
+        self.filled = 0
+        if filled and owner is not None:
+            owner.encrypt(self.view[:filled])
