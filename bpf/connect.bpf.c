@@ -1,7 +1,11 @@
 /* cgroup/connect4 and connect6: an app of an enrolled pod connects; its TCP goes to the tunnel's listener on loopback.
  *
  * Runs before the route lookup, for connect(2), for TCP Fast Open (sendmsg with MSG_FASTOPEN) and for connects made by io_uring or
- * by kernel threads. The same hook prepares the tunnel's own deliveries to the app. Anything that is not TCP is untouched.
+ * by kernel threads, and for the subflows of Multipath TCP, which so fall back to plain TCP with the tunnel. The same hook prepares the
+ * tunnel's own deliveries to the app. Anything that is not TCP is untouched.
+ *
+ * Limit: an app that binds to a source address which its namespace does not have (IP_TRANSPARENT) is captured, and its connect times out,
+ * since the tunnel's answer leaves by the wire. It does not get out uncaptured.
  */
 #include "include/address.h"
 #include "include/count.h"
@@ -69,7 +73,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, const struct culvert_
 	home = bpf_map_lookup_elem(&cvt_addresses, &to->addr);
 	own = home && home->netns == netns;
 
-	if (sk->mark == culvert.mark)
+	if (culvert.mark && sk->mark == culvert.mark)
 		return own && !is_tunnel_port(port) ? deliver(ctx, netns, to) : DIAL_PASS;
 	if (own || addr_is_local(&to->addr)) {
 		if (is_tunnel_port(port)) { /* it would be relayed to itself until the descriptors run out */

@@ -25,7 +25,6 @@ _NEEDS = {
     "cvt_getsockopt": "cgroup/getsockopt with bpf_get_netns_cookie: Linux 5.15",
     "cvt_sockops": "sockops with bpf_get_netns_cookie and socket storage: Linux 5.15",
     "cvt_sk_lookup": "sk_lookup with ingress_ifindex: Linux 5.17",
-    "cvt_sock_create": "cgroup/sock_create with bpf_set_retval: Linux 5.18",
     ADOPTER: "iter/tcp over socket maps: Linux 6.5",
 }
 

@@ -164,6 +164,7 @@ class Programs:
         self._pins.drop_unknown(set(self._fds), set(hooks))
         for cookie in self._pins.steered():
             self._adopt_steering(cookie)
+        self._forget_unfinished()
 
     def _adopt_steering(self, cookie: int) -> None:
         path = self._pins.steer_path(cookie)
@@ -172,6 +173,13 @@ class Programs:
                 link.update(self._programs[STEERER].fd)
                 return
         self.unenrol(cookie)  # the namespace went away while no agent looked
+
+    def _forget_unfinished(self) -> None:
+        """What an agent left that died in the middle of `enrol` or `unenrol`: the namespace is not steered, so it is not in the mesh."""
+        steered = set(self._pins.steered())
+        known = {cookie.value for cookie, _ in self._pods.items()} | {home.netns for _, home in self._addresses.items()}
+        for cookie in known - steered:
+            self.unenrol(cookie)
 
     def _steer(self, cookie: int, netns_fd: int) -> None:
         steerer, path = self._programs[STEERER], self._pins.steer_path(cookie)

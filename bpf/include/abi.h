@@ -1,13 +1,11 @@
 /* The contract between the kernel programs and the agent: every number and every structure that both sides read.
  *
  * agent/bpf/abi.py mirrors this file; tests/bpf/test_abi.py compares the two through BTF, so that neither can drift.
- * A change of a structure that lives in a pinned map needs a new CULVERT_ABI_VERSION: an agent refuses to adopt pins of
+ * A change of a structure that lives in a pinned map needs a new CULVERT_ABI_VERSION (below): an agent refuses to adopt pins of
  * another version. All addresses are 16 bytes in network order; IPv4 is written v4-mapped (::ffff:a.b.c.d), so that one body
  * serves both families. Ports that are named `port` are in network order too.
  */
 #pragma once
-
-#define CULVERT_ABI_VERSION 1
 
 /* Istio's ports, opened by the tunnel inside every enrolled pod's namespace. */
 enum culvert_port {
@@ -17,6 +15,7 @@ enum culvert_port {
 };
 
 enum culvert_number {
+	CULVERT_ABI_VERSION = 1,
 	CULVERT_LOOPBACK_IFINDEX = 1,      /* `lo` is 1 in every network namespace */
 	CULVERT_MARK_DELIVERY = 0x111,     /* on deliveries to the app, and so on the app's accepted sockets: routed over lo */
 	CULVERT_MARK_TUNNEL_LOW = 0x539,   /* the low 12 bits of the tunnel's mark; the upper 20 are a secret */

@@ -3,6 +3,11 @@
 
 #include "kernel.h"
 
+/* Reads word by word: a context field may only be read at its own width, and only directly from the context.
+ * The barrier keeps clang from merging both families' reads into one computed context pointer, which the verifier refuses. */
+#define ADDR_READ6(field) ((struct culvert_addr){ { (field)[0], (field)[1], (field)[2], (field)[3] } })
+#define BARRIER() asm volatile("" ::: "memory")
+
 #define CULVERT_MAPPED bpf_htonl(0xffff) /* word 2 of a v4-mapped address */
 
 static __always_inline struct culvert_addr addr_from4(__be32 v4)
@@ -55,7 +60,14 @@ static __always_inline struct culvert_addr addr_loopback(const struct culvert_ad
 	return addr_is4(like) ? addr_from4(bpf_htonl(0x7f000001)) : v6;
 }
 
-/* Reads word by word: a context field may only be read at its own width, and only directly from the context.
- * The barrier keeps clang from merging both families' reads into one computed context pointer, which the verifier refuses. */
-#define ADDR_READ6(field) ((struct culvert_addr){ { (field)[0], (field)[1], (field)[2], (field)[3] } })
-#define BARRIER() asm volatile("" ::: "memory")
+/* The local end of a socket, as the kernel's own lookup sees it. */
+static __always_inline void sk_local_end(struct bpf_sock *sk, struct culvert_endpoint *out)
+{
+	if (sk->family == AF_INET) {
+		out->addr = addr_from4(sk->src_ip4);
+		BARRIER();
+	} else {
+		out->addr = ADDR_READ6(sk->src_ip6);
+	}
+	out->port = bpf_htons(sk->src_port);
+}

@@ -42,7 +42,7 @@ struct {
 /* Needed from the app's SYN until the tunnel has asked, so an LRU of a node's simultaneous handshakes is enough. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 32768);
 	__type(key, struct culvert_flow);
 	__type(value, struct culvert_endpoint);
 } cvt_originals SEC(".maps") __weak;

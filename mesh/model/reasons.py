@@ -88,7 +88,7 @@ class Reason(Enum):
     KERNEL_UNREDIRECTABLE = (
         "kernel_unredirectable",
         "-",
-        "the kernel would not redirect this socket (bound to a device, or MPTCP); refused",
+        "the kernel would not redirect this socket (it is bound to a device?); refused",
     )
     KERNEL_NODE_PROBE = ("kernel_node_probe", "-", "a process of the node itself (kubelet) reached an enrolled pod directly")
 

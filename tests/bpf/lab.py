@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from agent.bpf import BusyError, uninstall
+from agent.bpf import BusyError, Programs, uninstall
 from agent.bpf.pins import DEFAULT_ROOT
 from mesh.io.netns import Namespace
 from mesh.model.workload import IPAddress
@@ -313,6 +313,47 @@ def greet(connected: socket.socket, payload: bytes = b"ping\n") -> None:
         assert connected.recv(len(payload), socket.MSG_WAITALL) == payload
         connected.shutdown(socket.SHUT_WR)
         assert connected.recv(1) == b""
+
+
+@dataclass
+class Mesh:
+    """Pods `a` and `b` are enrolled and have tunnels; `c` is outside the mesh."""
+
+    node: Node
+    programs: Programs
+    a: Pod
+    b: Pod
+    c: Pod
+    tunnel_a: Tunnel
+    tunnel_b: Tunnel
+
+    def counted(self, **expected: int) -> contextlib.AbstractContextManager[None]:
+        """The block raises these kernel counters by exactly so much, and none of the refusals else."""
+        return counted(self.programs, **expected)
+
+
+@contextlib.contextmanager
+def counted(programs: Programs, **expected: int) -> Iterator[None]:
+    before = programs.counters()
+    yield
+    grown = {word: count - before[word] for word, count in programs.counters().items()}
+    others = {word: 0 for word in grown if word.startswith("kernel_")}
+    assert {word: grown[word] for word in others | expected} == others | expected
+
+
+@contextlib.contextmanager
+def mesh(label: str = "m") -> Iterator[Mesh]:
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(node(label))
+        a, b, c = made.pod(2), made.pod(3), made.pod(4)
+        stack.callback(uninstall, made.instance)
+        programs = stack.enter_context(contextlib.closing(Programs.load_or_adopt(made.instance, node_cookie=made.netns.cookie)))
+        tunnels = []
+        for pod in (a, b):
+            tunnels.append(stack.enter_context(contextlib.closing(Tunnel(pod, programs.mark))))
+            made.route_deliveries(pod)
+            programs.enrol(pod.cookie, pod.netns.fd, pod.addresses)
+        yield Mesh(made, programs, a, b, c, *tunnels)
 
 
 @contextlib.contextmanager
