@@ -61,7 +61,7 @@ class Namespace:
     @classmethod
     def open(cls, path: str) -> Namespace:
         """Open `/run/netns/<name>` or `/proc/<pid>/ns/net`. Raises OSError, FileNotFoundError where the namespace is gone."""
-        return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))  # a FIFO in its place must not block
 
     @classmethod
     def current(cls) -> Namespace:

@@ -204,7 +204,12 @@ class AgentSession:
 
     @property
     def queued(self) -> int:
+        """How many requests wait, the one in flight not counted."""
         return len(self._queue)
+
+    def is_queued(self, uid: str) -> bool:
+        """Whether a request for this pod waits, the one in flight not counted."""
+        return uid in self._queue
 
     def receive(self, data: bytes) -> AgentEvent:
         """One packet from the tunnel. Raises PeerError."""
