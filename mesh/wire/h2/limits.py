@@ -41,7 +41,7 @@ class Limits:
     max_continuations: int = 16
     max_setting_frame: int = 6 * 64
     max_control_frame: int = 4096
-    max_queued_output: int = 256 << 10
+    max_queued_output: int = 1 << 20
     remembered_resets: int = 1024
     settings_timeout: float = 10.0
     ping_interval: float = 10.0
