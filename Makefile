@@ -78,7 +78,7 @@ test-pure: setup ## the tests that need no privileges
 	@$(PYTEST) -m '$(PURE)'
 
 test-root: setup envoy root
-	@CULVERT_ENVOY=$(ENVOY) $(PYTEST) -m 'netns or e2e or interop'
+	@$(PYTEST) -m 'netns or e2e or interop'
 
 test-netns: setup root ## kernel, agent and tunnel in real network namespaces
 	@$(PYTEST) -m netns
@@ -87,7 +87,7 @@ test-e2e: setup root ## the whole playground
 	@$(PYTEST) -m e2e
 
 test-interop: setup envoy root ## Envoy as a peer of our tunnel, both ways
-	@CULVERT_ENVOY=$(ENVOY) $(PYTEST) -m interop
+	@$(PYTEST) -m interop
 
 check: $(STAMPS)/venv ## ruff, mypy, import contracts
 	@$(BIN)/ruff check .

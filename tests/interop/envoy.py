@@ -1,0 +1,90 @@
+"""An Envoy to talk to: found, configured with throw-away certificates, started and stopped."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.l4 import certificates
+from mesh.io.tls import Credentials, make_credentials
+from mesh.model.identity import Identity, parse_spiffe
+
+CLIENT = "spiffe://cluster.local/ns/interop/sa/client"
+SERVER = "spiffe://cluster.local/ns/interop/sa/server"
+FOREIGN = "spiffe://elsewhere.example/ns/interop/sa/client"
+IDENTITIES = {"a": CLIENT, "b": SERVER, "foreign": FOREIGN}
+READY_SECONDS = 20.0
+
+_bases = itertools.count(os.getpid() % 30000)
+
+
+def binary() -> str | None:
+    """`make` installs Envoy in an environment of its own; one on PATH will do as well."""
+    own = Path(__file__).parents[2] / ".venv-envoy/bin/envoy"
+    return str(own) if own.exists() else shutil.which("envoy")
+
+
+def make_certificates(directory: Path) -> None:
+    certificates.make(directory, IDENTITIES)
+
+
+def credentials(directory: Path, name: str) -> Credentials:
+    """What our tunnel uses, from the same files."""
+    chain = [(directory / f"{name}.pem").read_text(), (directory / certificates.ROOT).read_text()]
+    return make_credentials((directory / f"{name}.key").read_bytes(), chain)
+
+
+def identity(uri: str) -> Identity:
+    parsed = parse_spiffe(uri)
+    assert parsed is not None
+    return parsed
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(sock.getsockname()[1]) for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+@contextmanager
+def running(directory: Path, config: dict[str, Any], port: int) -> Iterator[None]:
+    """Envoy with this configuration, listening on `port` when the context begins."""
+    envoy = binary()
+    assert envoy is not None
+    path = directory / "envoy.yaml"
+    path.write_text(yaml.safe_dump(config))
+    log = directory / "envoy.log"
+    command = [envoy, "-c", str(path), "--concurrency", "1", "--base-id", str(next(_bases)), "-l", "warning"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + READY_SECONDS
+        while not _listens(port):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
