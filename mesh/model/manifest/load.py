@@ -1,0 +1,251 @@
+"""From files to objects: each object is taken whole or refused whole, and what is refused spoils nothing beside it.
+
+Of a refused object, what can still be read is kept (`Refused`): a policy that is refused must be known to deny what it would
+have covered. Where even its namespace cannot be read, that is None, and stands for all of the mesh.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from mesh.model.errors import ConfigError, Refusal
+from mesh.model.manifest.core import SOURCE_ANNOTATION, Key, Namespace, Object, Selector, ServiceAccount
+from mesh.model.manifest.pods import Deployment, Pod
+from mesh.model.manifest.security import AuthorizationPolicy, PeerAuthentication, TargetRef
+from mesh.model.manifest.services import Service
+from mesh.model.manifest.shapes import DNS_LABEL, ListOf, Record, Report, shown
+from mesh.model.manifest.tree import Document, Node, documents, read
+
+KINDS: tuple[type[Object], ...] = (Namespace, ServiceAccount, Pod, Deployment, Service, AuthorizationPolicy, PeerAuthentication)
+BY_KIND: Mapping[str, type[Object]] = {cls.KIND: cls for cls in KINDS}
+ACCEPTED_KINDS = ", ".join(f"{cls.KIND} ({', '.join(cls.API_VERSIONS)})" for cls in KINDS) + ", List (v1)"
+POLICY_GROUP = "security.istio.io"
+POLICY_KINDS = frozenset({AuthorizationPolicy.KIND, PeerAuthentication.KIND})
+DEFAULT_NAMESPACE = "default"
+MAX_LIST_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What was refused, with what could still be read of it.
+
+    `kind` and `name` are empty and `namespace` is None where they could not be read. `selector` is None where it could not;
+    empty selects all. `policy`: it is one, or may be one.
+    """
+
+    refusals: tuple[Refusal, ...]
+    file: str
+    kind: str = ""
+    namespace: str | None = None
+    name: str = ""
+    policy: bool = False
+    selector: Mapping[str, str] | None = None
+    targets: tuple[TargetRef, ...] = ()
+
+    @property
+    def key(self) -> Key | None:
+        """None where the object cannot be told from others."""
+        return Key(self.kind, self.namespace, self.name) if self.kind and self.name and self.namespace is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """One file, or many: what was taken and what was not."""
+
+    objects: tuple[Object, ...] = ()
+    refused: tuple[Refused, ...] = ()
+
+
+def parse(text: str, file: str) -> list[Object]:
+    """Every object of one file. ConfigError with all refusals if there is one."""
+    parsed = load_directory([(file, text)])
+    refusals = [refusal for entry in parsed.refused for refusal in entry.refusals]
+    if refusals:
+        raise ConfigError(*refusals)
+    return list(parsed.objects)
+
+
+def load_directory(files: Iterable[tuple[str, str]]) -> Parsed:
+    """Every object of files given as (name, text). Pure; what is wrong is in the result."""
+    return combine(parse_file(text, name) for name, text in files)
+
+
+def combine(files: Iterable[Parsed]) -> Parsed:
+    """Files together: objects of one name refuse each other, all of them, since none can be told to be the one that is meant.
+    One that was refused for itself counts as well.
+    """
+    objects: dict[Key, list[Object]] = {}
+    refused: list[Refused] = []
+    broken: dict[Key, str] = {}
+    for parsed in files:
+        refused += parsed.refused
+        broken.update({entry.key: entry.refusals[0].where for entry in parsed.refused if entry.key is not None})
+        for entry in parsed.objects:
+            objects.setdefault(entry.key, []).append(entry)
+    taken: list[Object] = []
+    for key, copies in objects.items():
+        if len(copies) == 1 and key not in broken:
+            taken.append(copies[0])
+            continue
+        for copy in copies:
+            places = [other.where for other in copies if other is not copy] + ([broken[key]] if key in broken else [])
+            others = ", ".join(places)
+            refusal = Refusal(copy.where, str(key), "metadata.name", f"{key.name}, as in {others}", f"one object called {key}")
+            refused.append(_refused_object(copy, refusal))
+    return Parsed(tuple(taken), tuple(refused))
+
+
+def parse_file(text: str, file: str) -> Parsed:
+    """The objects of one file, and what it holds that is none."""
+    objects: list[Object] = []
+    refused: list[Refused] = []
+    for document in documents(text):
+        try:
+            root = read(document, file)
+        except ConfigError as error:
+            refused.append(_refused_text(document, file, error.refusals))
+            continue
+        for node, broken in _items(root, file, 0):
+            result = _refused(node, Report(file), broken) if broken else _object(node, file)
+            if isinstance(result, Object):
+                objects.append(result)
+            elif result is not None:
+                refused.append(result)
+    return Parsed(tuple(objects), tuple(refused))
+
+
+def _items(node: Node, file: str, depth: int) -> Iterable[tuple[Node, tuple[Refusal, ...]]]:
+    """The objects of a document: itself, or what a List holds. With each, why it cannot be looked into."""
+    if node.text("kind") != "List" or node.text("apiVersion") != "v1":
+        yield node, ()
+        return
+    items = node.get("items")
+    if depth >= MAX_LIST_DEPTH or items is None or not isinstance(items.value, list):
+        where = f"{file}:{(items or node).line}"
+        value = "Lists in Lists" if depth >= MAX_LIST_DEPTH else shown(items) if items else "nothing"
+        yield node, (Refusal(where, "List", "items", value, f"a list of objects, at most {MAX_LIST_DEPTH} Lists deep"),)
+        return
+    for item in items.value:
+        yield from _items(item, file, depth + 1)
+
+
+def _object(node: Node, file: str) -> Object | Refused | None:
+    if node.value is None:
+        return None
+    report = Report(file, _subject(node))
+    source = node.text("metadata", "annotations", SOURCE_ANNOTATION)
+    if source:
+        report.file = f"{source} ({file})"
+    cls = BY_KIND.get(node.text("kind") or "")
+    version = node.text("apiVersion")
+    if not isinstance(node.value, dict):
+        report.refuse(node, "", "an object: a mapping with apiVersion, kind and metadata")
+    elif cls is None:
+        report.refuse(node.get("kind") or node, "kind", ACCEPTED_KINDS, None if node.get("kind") else "nothing")
+    elif version not in cls.API_VERSIONS:
+        at = node.get("apiVersion") or node
+        report.refuse(at, "apiVersion", " or ".join(cls.API_VERSIONS), None if node.get("apiVersion") else "nothing")
+    else:
+        made = Record(cls).read(node, "", report, where=source or f"{file}:{node.line}")
+        if isinstance(made, Object):
+            placed = _placed(made, node, report)
+            if not report.refusals:
+                return placed
+    return _refused(node, report, tuple(report.refusals))
+
+
+def _placed(made: Object, node: Node, report: Report) -> Object:
+    """The object with its namespace filled in."""
+    metadata = node.get("metadata")
+    assert metadata is not None  # the record was read from it
+    made.NAME.read(metadata.get("name") or metadata, "metadata.name", report)
+    if made.NAMESPACED:
+        if made.namespace:
+            return made
+        return replace(made, metadata=replace(made.metadata, namespace=DEFAULT_NAMESPACE))
+    if made.namespace:
+        report.refuse(metadata.get("namespace") or metadata, "metadata.namespace", f"nothing: a {made.KIND} lives in no namespace")
+    return made
+
+
+def _subject(node: Node) -> str:
+    kind, name = node.text("kind") or "", node.text("metadata", "name") or ""
+    cls = BY_KIND.get(kind)
+    namespace = node.text("metadata", "namespace") or DEFAULT_NAMESPACE
+    return f"{kind} {name}".strip() if not name or (cls is not None and not cls.NAMESPACED) else f"{kind} {namespace}/{name}".strip()
+
+
+def _refused(node: Node, report: Report, refusals: tuple[Refusal, ...]) -> Refused:
+    kind, version = node.text("kind") or "", node.text("apiVersion") or ""
+    cls = BY_KIND.get(kind)
+    selector, targets = _reach(node)
+    return Refused(
+        refusals,
+        report.file,
+        kind,
+        _namespace(node) if cls is None or cls.NAMESPACED else "",
+        node.text("metadata", "name") or "",
+        kind in POLICY_KINDS or version.partition("/")[0] == POLICY_GROUP or kind == "List",
+        selector,
+        targets,
+    )
+
+
+def _namespace(node: Node) -> str | None:
+    metadata = node.get("metadata")
+    if metadata is None or metadata.value is None:
+        return DEFAULT_NAMESPACE if isinstance(node.value, dict) and node.text("kind") != "List" else None
+    namespace = metadata.get("namespace")
+    if isinstance(metadata.value, dict) and (namespace is None or namespace.value is None):
+        return DEFAULT_NAMESPACE
+    if namespace is None:
+        return None
+    trial = Report("")
+    value = DNS_LABEL.read(namespace, "", trial)
+    return str(value) if not trial.refusals else None
+
+
+def _reach(node: Node) -> tuple[Mapping[str, str] | None, tuple[TargetRef, ...]]:
+    """Selector and targets of a refused policy, as far as they can be read without doubt; (None, ()) where they cannot."""
+    spec = node.get("spec")
+    if spec is None or spec.value is None:
+        return {}, ()
+    if not isinstance(spec.value, dict):
+        return None, ()
+    trial = Report("")
+    selector, single, several = (spec.get(name) for name in ("selector", "targetRef", "targetRefs"))
+    wanted = Record(Selector).read(selector, "selector", trial) if selector is not None and selector.value is not None else None
+    targets = ListOf(Record(TargetRef)).read(several, "targetRefs", trial) if several is not None and several.value is not None else ()
+    if single is not None and single.value is not None:
+        targets = (*targets, Record(TargetRef).read(single, "targetRef", trial))
+    if trial.refusals or (wanted is not None and targets):
+        return None, ()
+    return (wanted.match_labels if wanted is not None else {}), targets
+
+
+def _refused_object(entry: Object, refusal: Refusal) -> Refused:
+    selector: Mapping[str, str] = {}
+    targets: tuple[TargetRef, ...] = ()
+    if isinstance(entry, (AuthorizationPolicy, PeerAuthentication)):
+        selector = entry.spec.selector.match_labels if entry.spec.selector is not None else {}
+        targets = entry.spec.targets if isinstance(entry, AuthorizationPolicy) else ()
+    file = refusal.where.rpartition(":")[0]
+    return Refused((refusal,), file, entry.KIND, entry.namespace, entry.name, entry.KIND in POLICY_KINDS, selector, targets)
+
+
+_POLICY_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(POLICY_KINDS))}|{re.escape(POLICY_GROUP)})\b")
+_NAMESPACE_WORDS = re.compile(r"""\bnamespace["']?\s*:\s*["']?([a-z0-9](?:[-a-z0-9]*[a-z0-9])?)["']?(?=[\s,}#]|$)""")
+
+
+def _refused_text(document: Document, file: str, refusals: tuple[Refusal, ...]) -> Refused:
+    """A document that is no YAML. If it speaks of policies, the namespaces that it speaks of, if it names exactly one, are covered."""
+    policy = _POLICY_WORDS.search(document.text) is not None
+    namespace: str | None = None
+    named = set(_NAMESPACE_WORDS.findall(document.text))
+    if len(named) == 1:
+        namespace = named.pop()
+    elif not re.search(r"\bnamespace\b", document.text):
+        namespace = DEFAULT_NAMESPACE
+    return Refused(refusals, file, "", namespace, "", policy)
