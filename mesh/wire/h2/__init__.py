@@ -1,7 +1,8 @@
 """A minimal HTTP/2 (RFC 9113) for CONNECT streams, as a machine without I/O: bytes in, events and bytes out, time as an argument.
 
-`H2Connection` is all there is to call; `LocalSettings` and `Limits` say what it allows. Reading order: `frames`, `streams`, `connection`
-(the loop), `control` (the peer's frames), `sending` (our side), `limits` (floods), `headers` (HPACK and what a block may hold).
+`H2Connection` is all there is to call; `LocalSettings` and `Limits` say what it allows. Reading order: `frames`, `streams`,
+`reading` (the loop), `control` and `blocks` (the peer's frames), `sending` (our side), `limits` (floods), `headers` (HPACK and
+what a block may hold).
 
 Not here on purpose: push, priorities, trailers as data (they end a stream), extended CONNECT, h2c upgrade. There is no user of them.
 """

@@ -1,8 +1,8 @@
 """The state that the halves of a connection share, and the two ways in which a peer can be wrong.
 
-`Core` → `Sending` (what our side asks for) → `Control` (what the peer's control frames do) → `H2Connection` (the reading loop and
-the timers): one class, cut by phase into one file each, since every part works on the same streams and windows and the
-loop cannot afford to go through other objects.
+`Core` → `Sending` (what our side asks for) → `Blocks`, `Control` (what the peer's frames do) → `Reading` (the loop) → `H2Connection`
+(the timers): one class, cut by phase into one file each, since every part works on the same streams and windows and the loop
+cannot afford to go through other objects.
 """
 
 from __future__ import annotations
