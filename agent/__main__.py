@@ -40,8 +40,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(settings: Config, levels: log.Levels) -> int:
-    import uvloop  # noqa: PLC0415 -- `uninstall` does without
-
     async def serve() -> None:
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -49,7 +47,7 @@ def _run(settings: Config, levels: log.Levels) -> int:
             loop.add_signal_handler(number, stopping.set)
         await App(settings, levels).run(stopping)
 
-    uvloop.run(serve())
+    asyncio.run(serve())
     return 0
 
 

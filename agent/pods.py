@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
@@ -29,6 +29,8 @@ RESYNC = 5.0  # seconds between looks without an event
 SAFE_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LIMITS = {"uid": 128, "name": 253, "namespace": 63, "serviceAccount": 253}  # characters; together they fit into one ZDS message
 
+NONE: Mapping[str, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Pod:
@@ -39,9 +41,9 @@ class Pod:
     namespace: str
     service_account: str
     netns: str
-    labels: Mapping[str, str] = MappingProxyType({})
-    annotations: Mapping[str, str] = MappingProxyType({})
-    namespace_labels: Mapping[str, str] = MappingProxyType({})
+    labels: Mapping[str, str] = field(default_factory=lambda: NONE)
+    annotations: Mapping[str, str] = field(default_factory=lambda: NONE)
+    namespace_labels: Mapping[str, str] = field(default_factory=lambda: NONE)
     host_network: bool = False
     phase: str = "Running"
     ips: tuple[str, ...] = ()
