@@ -67,6 +67,9 @@ class FileSource:
                 if self._stamps.get(path) != stamp:
                     text = _read(path)
                     if text is None:
+                        # What was read before stays in force: a policy must not vanish because its file cannot be read now.
+                        if path in self._texts:
+                            seen[path] = self._stamps.get(path, stamp)
                         continue
                     changed |= self._texts.get(path) != text
                     self._texts[path] = text
