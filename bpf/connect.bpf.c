@@ -55,6 +55,13 @@ static __always_inline int capture(struct bpf_sock_addr *ctx, struct bpf_sock *s
 	return DIAL_REDIRECT;
 }
 
+/* The tunnel would relay such a connection to itself until its descriptors run out. */
+static __always_inline int refuse_tunnel_port(__u64 netns, const struct culvert_endpoint *to)
+{
+	refuse(CULVERT_KERNEL_TUNNEL_PORT, netns, 0, to);
+	return -ECONNREFUSED;
+}
+
 /* DIAL_*, or a negative errno for the app. */
 static __always_inline int dial(struct bpf_sock_addr *ctx, const struct culvert_endpoint *to)
 {
@@ -73,13 +80,14 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, const struct culvert_
 	home = bpf_map_lookup_elem(&cvt_addresses, &to->addr);
 	own = home && home->netns == netns;
 
-	if (culvert.mark && sk->mark == culvert.mark)
-		return own && !is_tunnel_port(port) ? deliver(ctx, netns, to) : DIAL_PASS;
+	if (culvert.mark && sk->mark == culvert.mark) {
+		if (!own || port == CULVERT_PORT_HBONE)
+			return DIAL_PASS;
+		return is_tunnel_port(port) ? refuse_tunnel_port(netns, to) : deliver(ctx, netns, to);
+	}
 	if (own || addr_is_local(&to->addr)) {
-		if (is_tunnel_port(port)) { /* it would be relayed to itself until the descriptors run out */
-			refuse(CULVERT_KERNEL_TUNNEL_PORT, netns, 0, to);
-			return -ECONNREFUSED;
-		}
+		if (is_tunnel_port(port))
+			return refuse_tunnel_port(netns, to);
 		if (own)
 			count(CULVERT_SELF_CALL);
 		return DIAL_PASS;

@@ -1,7 +1,8 @@
 /* cgroup/getsockopt: answers SO_ORIGINAL_DST on the tunnel's accepted sockets, without conntrack.
  *
- * IPv4 (and v4-mapped) destinations are answered at SOL_IP, IPv6 ones at SOL_IPV6, whatever the family of the listening socket. A
- * question that has no answer keeps the kernel's error, and the tunnel refuses the connection.
+ * IPv4 (and v4-mapped) destinations are answered at SOL_IP, IPv6 ones at SOL_IPV6, whatever the family of the listening socket. Where we
+ * have no answer it is ENOENT and the tunnel refuses the connection. The kernel's own answer must not stand: where connections are
+ * tracked it is loopback:15001, the tunnel itself. Namespaces that are not ours keep theirs (a sidecar may listen on 15001, too).
  */
 #include "include/address.h"
 #include "include/count.h"
@@ -10,13 +11,10 @@ char LICENSE[] SEC("license") __weak = "Dual BSD/GPL";
 
 #define PAGE 4096
 
-static __always_inline struct culvert_endpoint *original(struct bpf_sockopt *ctx)
+static __always_inline struct culvert_endpoint *original(struct bpf_sock *sk, __u64 netns)
 {
-	struct culvert_flow flow = { .netns = bpf_get_netns_cookie(ctx) };
-	struct bpf_sock *sk = ctx->sk;
+	struct culvert_flow flow = { .netns = netns };
 
-	if (!sk || sk->src_port != CULVERT_PORT_OUTBOUND)
-		return 0;
 	if (sk->family == AF_INET) {
 		flow.local.addr = addr_from4(sk->dst_ip4);
 		BARRIER();
@@ -30,8 +28,10 @@ static __always_inline struct culvert_endpoint *original(struct bpf_sockopt *ctx
 SEC("cgroup/getsockopt")
 int cvt_getsockopt(struct bpf_sockopt *ctx)
 {
+	struct bpf_sock *sk = ctx->sk;
 	struct culvert_endpoint *found;
 	__u8 *out = ctx->optval;
+	__u64 netns;
 
 	if (ctx->optname != SO_ORIGINAL_DST || (ctx->level != SOL_IP && ctx->level != SOL_IPV6)) {
 		/* The kernel hands programs one page; a larger answer would be lost if we did not tell it to keep its own. */
@@ -39,9 +39,16 @@ int cvt_getsockopt(struct bpf_sockopt *ctx)
 			ctx->optlen = 0;
 		return CULVERT_PROCEED;
 	}
-	found = original(ctx);
-	if (!found || addr_is4(&found->addr) != (ctx->level == SOL_IP))
+	if (!sk || sk->src_port != CULVERT_PORT_OUTBOUND)
 		return CULVERT_PROCEED;
+	netns = bpf_get_netns_cookie(ctx);
+	if (!bpf_map_lookup_elem(&cvt_pods, &netns))
+		return CULVERT_PROCEED;
+	found = original(sk, netns);
+	if (!found || addr_is4(&found->addr) != (ctx->level == SOL_IP)) {
+		bpf_set_retval(-ENOENT);
+		return CULVERT_PROCEED;
+	}
 	if (ctx->level == SOL_IP) {
 		struct sockaddr_in *sin = (void *)out;
 

@@ -143,6 +143,10 @@ class Programs:
         """Every counter since the maps were made, by its word: `captured`, `steered`, `kernel_no_listener`, …"""
         return {counter.word: self._counters.get(counter) for counter in abi.Counter}
 
+    def map_fd(self, name: str) -> int:
+        """A map's descriptor, for those who look on: `culvert` commands and tests. It stays ours."""
+        return self._fds[name]
+
     def close(self) -> None:
         """Let go of the descriptors and of the instance's lock. Pins stay: capture and steering go on."""
         self._events.close()

@@ -23,8 +23,8 @@
 #define SO_BINDTOIFINDEX 62
 #define SO_ORIGINAL_DST 80 /* the same number at SOL_IP and SOL_IPV6 */
 #define EPERM 1
+#define ENOENT 2
 #define ENOBUFS 105
-#define EPROTONOSUPPORT 93
 #define ECONNREFUSED 111
 
 /* A cgroup program's verdicts. */

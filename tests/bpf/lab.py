@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -35,6 +36,11 @@ def run(command: str) -> str:
     if done.returncode:
         raise AssertionError(f"{command}: {done.stderr.strip()}")
     return done.stdout
+
+
+def _remove_netns(name: str) -> None:
+    if Path("/run/netns", name).exists():
+        run(f"ip netns del {name}")
 
 
 def is_stale(name: str) -> bool:
@@ -96,11 +102,12 @@ class Pod:
 
 
 class Node:
-    """The namespaces of one node. `pod(n)` makes a pod with addresses 10.98.0.<n> and fd98::<n>; n is at least 2."""
+    """The namespaces of one node. Its pods have the addresses 10.98.0.<n> and fd98::<n>, n from 2 on (written in decimal in both)."""
 
     def __init__(self, label: str = "n") -> None:
         self._stack = contextlib.ExitStack()
         self._label = label
+        self._pods = 1  # the node itself
         self.name = self._make("node")
         self.netns = self._stack.enter_context(Namespace.open(f"/run/netns/{self.name}"))
         self.ip("link add br0 type bridge", "link set br0 up", "addr add 10.98.0.1/24 dev br0", "addr add fd98::1/64 dev br0 nodad")
@@ -111,7 +118,7 @@ class Node:
     def _make(self, name: str) -> str:
         full = f"{PREFIX}{os.getpid()}-{self._label}-{name}"
         run(f"ip netns add {full}")
-        self._stack.callback(run, f"ip netns del {full}")
+        self._stack.callback(_remove_netns, full)
         run(f"ip -n {full} link set lo up")
         return full
 
@@ -119,7 +126,9 @@ class Node:
         for command in commands:
             run(f"ip -n {inside or self.name} {command}")
 
-    def pod(self, number: int) -> Pod:
+    def pod(self) -> Pod:
+        self._pods += 1
+        number = self._pods
         name = self._make(f"pod{number}")
         self.ip(f"link add v{number} type veth peer name eth0 netns {name}", f"link set v{number} master br0 up")
         self.ip(
@@ -134,11 +143,12 @@ class Node:
         return Pod(name, netns, ip_address(f"10.98.0.{number}"), ip_address(f"fd98::{number}"))
 
     def route_deliveries(self, pod: Pod) -> None:
-        """What the agent does beside the programs: the app's replies, marked 0x111, go back over lo."""
+        """What the agent does beside the programs: the app's replies, marked 0x111, go back over lo; resets that no socket sends, too."""
         for family, everything in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
             self.ip(f"{family} rule add fwmark 0x111/0xfff priority 32764 lookup 100", inside=pod.name)
             self.ip(f"{family} route add local {everything} dev lo table 100", inside=pod.name)
-        pod.netns.run(lambda: Path("/proc/sys/net/ipv4/tcp_fwmark_accept").write_text("1"))
+        for switch in ("ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect"):
+            pod.netns.run(lambda switch=switch: Path("/proc/sys/net", switch).write_text("1"))  # type: ignore[misc]
 
     def close(self) -> None:
         self._stack.close()
@@ -166,7 +176,6 @@ class Tunnel:
     pod: Pod
     mark: int
     mark_before_listen: bool = True
-    inbound_only: bool = False
     outbound: list[tuple[str, int]] = field(default_factory=list)  # original destinations, as they came
     unanswered: int = 0  # accepted on 15001 without an original destination
     inbound: list[tuple[tuple[str, int], tuple[str, int]]] = field(default_factory=list)  # (client, the pod's end)
@@ -174,8 +183,7 @@ class Tunnel:
 
     def __post_init__(self) -> None:
         self._serve(15006, self._deliver)
-        if not self.inbound_only:
-            self._serve(15001, self._dial)
+        self._serve(15001, self._dial)
 
     def _serve(self, port: int, handle: Callable[[socket.socket], socket.socket]) -> None:
         listener = self.pod.socket(socket.AF_INET6)
@@ -305,12 +313,31 @@ class App:
         self._listener.close()
 
 
+def until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
+    """Wait for something that another thread or the kernel does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def receive(connected: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes, or what came before the end. (MSG_WAITALL means nothing on a socket with a timeout.)"""
+    parts = []
+    while size and (part := connected.recv(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
 def greet(connected: socket.socket, payload: bytes = b"ping\n") -> None:
     """Holds a whole conversation with an App and ends it by half-close."""
     with connected:
-        assert connected.recv(6, socket.MSG_WAITALL) == b"hello\n"
-        connected.sendall(payload)
-        assert connected.recv(len(payload), socket.MSG_WAITALL) == payload
+        assert receive(connected, 6) == b"hello\n"
+        sender = threading.Thread(target=connected.sendall, args=(payload,))
+        sender.start()
+        assert receive(connected, len(payload)) == payload
+        sender.join()
         connected.shutdown(socket.SHUT_WR)
         assert connected.recv(1) == b""
 
@@ -345,7 +372,7 @@ def counted(programs: Programs, **expected: int) -> Iterator[None]:
 def mesh(label: str = "m") -> Iterator[Mesh]:
     with contextlib.ExitStack() as stack:
         made = stack.enter_context(node(label))
-        a, b, c = made.pod(2), made.pod(3), made.pod(4)
+        a, b, c = made.pod(), made.pod(), made.pod()
         stack.callback(uninstall, made.instance)
         programs = stack.enter_context(contextlib.closing(Programs.load_or_adopt(made.instance, node_cookie=made.netns.cookie)))
         tunnels = []
