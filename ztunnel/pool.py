@@ -9,11 +9,11 @@
     pool.stream_ended(tunnel, now); pool.lost(tunnel)
 
 Rules. Single flight: concurrent misses on a key share the connections being made, one per `streams_per_tunnel` waiters. A failed
-dial fails the waiters that had counted on it: nothing is tried twice here. A tunnel that cannot open (its peer said GOAWAY, it is full or
-dead) is passed over; one that can never open again leaves the pool at check-out and is closed when its last stream has ended. A
-tunnel without streams is released `idle` seconds after its last use, and earlier where the bound of connections is met.
+dial fails the waiters that had counted on it: nothing is tried twice here. A tunnel that cannot open now (its peer said GOAWAY or allows
+no more streams, or it is dead) is passed over. A tunnel without streams is released `idle` seconds after its last use, and earlier
+where the bound of connections is met. Released means: no new streams, and it closes itself with its last one (`Tunnel.drain`).
 
-No I/O, no clock: `T` is any object with the four attributes of `Pooled`, so that the tests' tunnels are plain records.
+No I/O, no clock: `T` is any object with the two attributes of `Pooled`, so that the tests' tunnels are plain records.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ from mesh.model.workload import SocketAddress
 
 
 class Pooled(Protocol):
-    """What the pool asks of a tunnel. `usable`: it may open streams again, if not now; False for good once False."""
+    """What the pool asks of a tunnel."""
 
-    @property
-    def usable(self) -> bool: ...
     @property
     def can_open(self) -> bool: ...
     @property
@@ -91,14 +89,14 @@ class _Bucket(Generic[T, W]):
 
 
 class Pool(Generic[T, W]):
-    """`W` is what waits for a tunnel. `close` is called, never from within a caller's loop over tunnels, with each to be closed."""
+    """`W` is what waits for a tunnel. `release` is called with each tunnel that is to take no more streams."""
 
-    def __init__(self, limits: PoolLimits, close: Callable[[T], None]) -> None:
+    def __init__(self, limits: PoolLimits, release: Callable[[T], None]) -> None:
         self._limits = limits
-        self._close = close
+        self._release = release
         self._buckets: dict[Key, _Bucket[T, W]] = {}
         self._keys: dict[int, tuple[Key, T]] = {}  # by id: every tunnel that is pooled
-        self._leaving: dict[int, T] = {}  # out of the pool, closed with its last stream
+        self._leaving: dict[int, T] = {}  # released and not yet lost
         self._idle_since: dict[int, float] = {}  # by id, oldest first
         self._waiting = 0
 
@@ -133,7 +131,7 @@ class Pool(Generic[T, W]):
                 return Use(found)
         if self._waiting >= self._limits.waiters:
             return Refuse(Reason.TOO_MANY_CONNECTIONS)
-        if bucket is None or key not in self._buckets:
+        if bucket is None:
             bucket = self._buckets[key] = _Bucket()
         bucket.waiters.append(waiter)
         self._waiting += 1
@@ -148,7 +146,7 @@ class Pool(Generic[T, W]):
     def dialled(self, key: Key, tunnel: T, now: float) -> list[W]:
         """A dial came through. The waiters that `tunnel` serves, in the order in which they came; each opens a stream at once.
 
-        Waiters that it cannot serve stay; a peer that allows fewer streams than we counted on may need more dials: ask `more_dials`.
+        One for which the peer allows no stream after all checks out again.
         """
         bucket = self._buckets.setdefault(key, _Bucket())
         bucket.dialling = max(0, bucket.dialling - 1)
@@ -160,11 +158,6 @@ class Pool(Generic[T, W]):
         if not served:
             self._idle_since[id(tunnel)] = now
         return served
-
-    def more_dials(self, key: Key) -> int:
-        """How many further connections to start for the waiters that are left."""
-        bucket = self._buckets.get(key)
-        return self._start_dials(bucket) if bucket is not None and bucket.waiters else 0
 
     def failed(self, key: Key) -> list[W]:
         """A dial did not come through. The waiters that fail with it: all that the remaining dials cannot serve."""
@@ -188,24 +181,18 @@ class Pool(Generic[T, W]):
         return True
 
     def stream_ended(self, tunnel: T, now: float) -> None:
-        """A stream is over: the tunnel may now be idle, or have been waiting for that to leave."""
-        if tunnel.open_streams:
-            return
-        if id(tunnel) in self._leaving:
-            del self._leaving[id(tunnel)]
-            self._close(tunnel)
-        elif id(tunnel) in self._keys:
+        """A stream is over: the tunnel may now be idle."""
+        if not tunnel.open_streams and id(tunnel) in self._keys:
+            self._idle_since.pop(id(tunnel), None)  # so that the order stays that of the times
             self._idle_since[id(tunnel)] = now
-            if not tunnel.usable:
-                self._leave(tunnel)
 
     def lost(self, tunnel: T) -> None:
-        """The connection is gone. Safe to call for one that the pool has let go of."""
+        """The connection is closed, for whatever reason. Safe to call for one that the pool does not know."""
         self._leaving.pop(id(tunnel), None)
         self._remove(tunnel)
 
     def expire(self, now: float) -> None:
-        """Close the tunnels that have been idle for long enough."""
+        """Release the tunnels that have been idle for long enough."""
         for number in [number for number, since in self._idle_since.items() if now - since >= self._limits.idle]:
             self._leave(self._keys[number][1])
 
@@ -216,7 +203,7 @@ class Pool(Generic[T, W]):
         return None
 
     def forget(self, pods: Iterable[str]) -> list[W]:
-        """A pod is gone: its tunnels leave the pool (and close once empty); the waiters that it had."""
+        """Pods are gone: their tunnels are released; the waiters that they had."""
         gone = set(pods)
         waiters: list[W] = []
         for key, bucket in list(self._buckets.items()):
@@ -231,24 +218,16 @@ class Pool(Generic[T, W]):
 
     def retire(self, source: Identity) -> None:
         """No new streams on tunnels made with an old certificate of `source`; those that run go on."""
-        for key, tunnel in [entry for entry in self._keys.values() if entry[0].source == source]:
-            del key
+        for tunnel in [tunnel for key, tunnel in self._keys.values() if key.source == source]:
             self._leave(tunnel)
 
     def _pick(self, bucket: _Bucket[T, W]) -> T | None:
-        """The first tunnel that can take a stream; those that never will again leave the pool on the way."""
-        found: T | None = None
-        dead: list[T] | None = None
+        """The first tunnel that can take a stream now."""
         limit = self._limits.streams_per_tunnel
         for tunnel in bucket.tunnels:
-            if not tunnel.usable:
-                dead = [*(dead or ()), tunnel]
-            elif tunnel.open_streams < limit and tunnel.can_open:
-                found = tunnel
-                break
-        for tunnel in dead or ():
-            self._leave(tunnel)
-        return found
+            if tunnel.open_streams < limit and tunnel.can_open:
+                return tunnel
+        return None
 
     def _start_dials(self, bucket: _Bucket[T, W]) -> int:
         """How many dials the waiters need beyond those under way, as far as the bound of connections allows."""
@@ -262,7 +241,7 @@ class Pool(Generic[T, W]):
         return dials
 
     def _make_room(self) -> bool:
-        """Close the tunnel that has been idle for longest."""
+        """Release the tunnel that has been idle for longest. It closes at once, and so counts no more."""
         for number in self._idle_since:
             self._leave(self._keys[number][1])
             return True
@@ -270,10 +249,8 @@ class Pool(Generic[T, W]):
 
     def _leave(self, tunnel: T) -> None:
         self._remove(tunnel)
-        if tunnel.open_streams:
-            self._leaving[id(tunnel)] = tunnel
-        else:
-            self._close(tunnel)
+        self._leaving[id(tunnel)] = tunnel
+        self._release(tunnel)
 
     def _remove(self, tunnel: T) -> None:
         entry = self._keys.pop(id(tunnel), None)

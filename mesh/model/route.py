@@ -87,7 +87,7 @@ def outbound(source: Workload, destination: SocketAddress, state: MeshState, cho
     workload = state.workload_at(address)
     if workload is None:
         return Passthrough(destination)
-    if workload.waypoint is not None and not _is_waypoint(source, workload.waypoint, state):
+    if workload.waypoint is not None and not is_waypoint(source, workload.waypoint, state):
         return _to_waypoint(source, workload.waypoint, destination, state, choose, None, workload)
     return _to_workload(source, workload, destination.ip, destination.port, None)
 
@@ -220,7 +220,8 @@ def _resolve_gateway(
     return (SocketAddress(ip, gateway.hbone_port), chosen[0], service) if ip else None
 
 
-def _is_waypoint(source: Workload, gateway: GatewayAddress, state: MeshState) -> bool:
+def is_waypoint(source: Workload, gateway: GatewayAddress, state: MeshState) -> bool:
+    """Whether `source` is (an instance of) the waypoint that `gateway` names."""
     where = gateway.destination
     if isinstance(where, NamespacedHostname):
         return where in source.services

@@ -1,0 +1,35 @@
+"""`python -m ztunnel`: the node tunnel. Exit status 2 for a configuration that cannot be read, 1 where it cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import uvloop
+
+from mesh.io.log import setup
+from mesh.model.errors import ConfigError
+from ztunnel.app import main
+from ztunnel.config import from_environment
+
+
+def run() -> int:
+    try:
+        config = from_environment()
+        levels, sink = setup(config.log_level, config.log_format)
+    except (ConfigError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main(config, levels, sink))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"cannot start: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
