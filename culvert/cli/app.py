@@ -1,0 +1,175 @@
+"""Every command with its arguments. Bodies import what they need when they run: `culvert --help` loads no network or TLS library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from culvert.cli.output import FAILED, UsageError, fail
+from culvert.cli.target import layout_of
+from mesh.model.errors import CulvertError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A sidecarless service mesh. `culvert up -f examples/bookstore` makes a playground cluster on this machine.",
+)
+
+Files = Annotated[list[Path] | None, typer.Option("-f", "--filename", help="Manifest file or directory; may be repeated.")]
+Name = Annotated[str | None, typer.Option("--name", help="Which playground. Default: $CULVERT_NAME or culvert.")]
+State = Annotated[Path | None, typer.Option("--state", help="Its state directory. Default: /run/culvert/NAME.")]
+Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="Only this namespace. Default: all.")]
+Output = Annotated[str | None, typer.Option("-o", "--output", help="json, yaml or wide.")]
+
+
+@app.command()
+def up(
+    filename: Files = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=64)] = 2,
+    name: Name = None,
+    state: State = None,
+    mesh: Annotated[bool, typer.Option("--mesh/--no-mesh", help="Without the mesh: plain pods and services.")] = True,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for everything to be ready.")] = 60.0,
+) -> None:
+    """Make a cluster on this machine and apply manifests to it. Repeated, it repairs and applies again."""
+    from culvert.cli.up import run_up
+
+    run_up(layout_of(name, state), filename or [], nodes, mesh=mesh, timeout=timeout)
+
+
+@app.command()
+def down(name: Name = None, state: State = None) -> None:
+    """Remove the playground: pods, processes, namespaces, kernel programs, state."""
+    from culvert.cli.down import run_down
+
+    run_down(layout_of(name, state))
+
+
+@app.command()
+def uninstall(name: Name = None, state: State = None) -> None:
+    """Remove every playground and every kernel program of Culvert from this machine; with --name only that playground's."""
+    from culvert.cli.down import run_down, run_uninstall
+
+    if name or state:
+        run_down(layout_of(name, state))
+    else:
+        run_uninstall()
+
+
+@app.command()
+def apply(
+    filename: Files = None,
+    name: Name = None,
+    state: State = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Until the pods are ready.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds for --wait.")] = 60.0,
+) -> None:
+    """Apply manifests. A refused object is refused whole and the rest applied; the exit code is then 1."""
+    from culvert.cli.objects import run_apply
+
+    run_apply(layout_of(name, state), filename or [], wait=wait, timeout=timeout)
+
+
+@app.command()
+def delete(
+    what: Annotated[list[str] | None, typer.Argument(help="KIND NAME..., or KIND/NAME...")] = None,
+    filename: Files = None,
+    namespace: Namespace = None,
+    name: Name = None,
+    state: State = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until the pods are gone.")] = True,
+) -> None:
+    """Delete objects by name or by manifest."""
+    from culvert.cli.objects import run_delete
+
+    run_delete(layout_of(name, state), what or [], filename or [], namespace, wait=wait)
+
+
+@app.command()
+def label(
+    what: Annotated[list[str], typer.Argument(help="KIND NAME key=value... key-...")],
+    namespace: Namespace = None,
+    name: Name = None,
+    state: State = None,
+) -> None:
+    """Set or remove labels: `culvert label namespace bookstore istio.io/dataplane-mode=ambient` puts its pods into the mesh."""
+    from culvert.cli.objects import run_label
+
+    run_label(layout_of(name, state), what, namespace)
+
+
+@app.command()
+def get(
+    kind: Annotated[
+        str, typer.Argument(help="pods, services, nodes, deployments, namespaces, policies, refused, or another kind.")
+    ] = "pods",
+    names: Annotated[list[str] | None, typer.Argument()] = None,
+    namespace: Namespace = None,
+    output: Output = None,
+    name: Name = None,
+    state: State = None,
+) -> None:
+    """Show objects."""
+    from culvert.cli.show import run_get
+
+    run_get(layout_of(name, state), kind, names or [], namespace, output)
+
+
+@app.command()
+def logs(
+    pod: Annotated[str, typer.Argument(help="A pod, deploy/NAME, or a mesh process such as control or node-1.ztunnel.")],
+    follow: Annotated[bool, typer.Option("-f", "--follow")] = False,
+    tail: Annotated[int, typer.Option("--tail", help="Only the last lines; -1 for all.")] = -1,
+    container: Annotated[str | None, typer.Option("-c", "--container")] = None,
+    namespace: Namespace = None,
+    name: Name = None,
+    state: State = None,
+) -> None:
+    """Print what a pod's container, or one of the mesh's processes, wrote."""
+    from culvert.cli.pods import run_logs
+
+    run_logs(layout_of(name, state), pod, namespace, container, follow=follow, tail=tail)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def exec(
+    pod: Annotated[str, typer.Argument(help="A pod, or deploy/NAME for any of its pods.")],
+    command: Annotated[list[str], typer.Argument(help="After --, the command.")],
+    container: Annotated[str | None, typer.Option("-c", "--container")] = None,
+    namespace: Namespace = None,
+    name: Name = None,
+    state: State = None,
+) -> None:
+    """Run a command inside a pod: its network, its /etc/hosts, its environment. Exits as the command does."""
+    from culvert.cli.pods import run_exec
+
+    run_exec(layout_of(name, state), pod, namespace, container, command)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    name: Name = None,
+    state: State = None,
+) -> None:
+    """Nodes, processes, pods and their place in the mesh, certificates, the control plane's view, refused manifests."""
+    from culvert.cli.status import run_status
+
+    run_status(layout_of(name, state), as_json=as_json)
+
+
+def run() -> int:
+    """The exit code. Errors that a person can act on are one sentence, never a traceback."""
+    try:
+        app()
+    except UsageError as error:
+        fail(str(error), 2)
+    except CulvertError as error:
+        fail(str(error), FAILED)
+    except KeyboardInterrupt:
+        return 130
+    return 0

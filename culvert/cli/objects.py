@@ -1,0 +1,124 @@
+"""`culvert apply`, `delete` and `label`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from culvert.cli.kinds import resolve_kind
+from culvert.cli.output import FAILED, FailedError, UsageError, note, show_refusals
+from culvert.playground.apply import NoManifests, apply, manifest_files, next_generation, read_manifests
+from culvert.playground.control import exclusive, load_spec, wait_status
+from culvert.playground.documents import ObjectKey
+from culvert.playground.editing import LabelChange, delete_objects, find_objects, set_labels
+from culvert.playground.layout import Layout
+from culvert.playground.readiness import readiness
+
+OBSERVE_SECONDS = 10.0
+
+
+def read_texts(paths: list[Path]) -> dict[str, str]:
+    """File name → text of every manifest named; `-` is standard input. Raises UsageError for paths that give nothing."""
+    texts = {}
+    try:
+        if Path("-") in paths:
+            texts["stdin"] = sys.stdin.read()
+        for file in manifest_files(path for path in paths if path != Path("-")):
+            texts[str(file)] = file.read_text()
+    except (NoManifests, OSError, UnicodeDecodeError) as error:
+        raise UsageError(str(error)) from error
+    return texts
+
+
+def run_apply(layout: Layout, files: list[Path], *, wait: bool, timeout: float) -> None:
+    if not files:
+        raise UsageError("say what to apply: culvert apply -f FILE_OR_DIRECTORY")
+    texts = read_texts(files)
+    with exclusive(layout):
+        load_spec(layout)
+        applied, refusals = apply(layout, texts)
+        generation = next_generation(layout)
+    for item in applied:
+        print(f"{item.key.label} {item.verb}")
+    show_refusals(refusals)
+    _observe(layout, generation)
+    if wait:
+        last = ""
+        try:
+            wait_status(layout, generation, lambda found: readiness(found).done, timeout)
+        except TimeoutError:
+            last = "; see culvert status"
+        if last:
+            raise FailedError(f"applied, but not everything is ready after {timeout:g} s{last}")
+    if refusals:
+        sys.exit(FAILED)
+
+
+def run_delete(layout: Layout, what: list[str], files: list[Path], namespace: str | None, *, wait: bool) -> None:
+    if bool(what) == bool(files):
+        raise UsageError("say what to delete: culvert delete KIND NAME, or culvert delete -f FILE_OR_DIRECTORY")
+    with exclusive(layout):
+        load_spec(layout)
+        if files:
+            keys = [document.key for document in read_manifests(read_texts(files))[0]]
+        else:
+            keys = [_one(layout, kind, name, namespace) for kind, name in _pairs(what)]
+        deleted = delete_objects(layout, keys)
+        generation = next_generation(layout)
+    for key in deleted.objects:
+        print(f"{key.label} deleted")
+    for key in set(keys) - set(deleted.objects):
+        note(f"{key.label} does not exist")
+    _observe(layout, generation)
+    if wait and deleted.pods:
+        gone = set(deleted.pods)
+        try:
+            wait_status(layout, generation, lambda found: not gone & {pod["uid"] for pod in found["pods"]}, 60.0)
+        except TimeoutError as error:
+            raise FailedError("deleted, but some pods have not ended after 60 s; see culvert get pods") from error
+    if not deleted.objects:
+        sys.exit(FAILED)
+
+
+def run_label(layout: Layout, what: list[str], namespace: str | None) -> None:
+    words = [word for word in what if "=" not in word and not word.endswith("-")]
+    changes = [LabelChange.parse(word) for word in what if "=" in word or word.endswith("-")]
+    pairs = _pairs(words)
+    if not changes or not pairs:
+        raise UsageError("culvert label KIND NAME key=value... (key- removes one)")
+    with exclusive(layout):
+        load_spec(layout)
+        keys = [_one(layout, kind, name, namespace, create_namespace=True) for kind, name in pairs]
+        for key in keys:
+            set_labels(layout, key, changes)
+        generation = next_generation(layout)
+    for key in keys:
+        print(f"{key.label} labeled")
+    _observe(layout, generation)
+
+
+def _pairs(words: list[str]) -> list[tuple[str, str]]:
+    """`KIND NAME NAME` or `KIND/NAME KIND/NAME`."""
+    if words and all("/" in word for word in words):
+        return [(word.partition("/")[0], word.partition("/")[2]) for word in words]
+    if len(words) < 2 or any("/" in word for word in words):
+        raise UsageError("name what you mean as KIND NAME or KIND/NAME, for example: namespace bookstore")
+    return [(words[0], name) for name in words[1:]]
+
+
+def _one(layout: Layout, kind: str, name: str, namespace: str | None, *, create_namespace: bool = False) -> ObjectKey:
+    found = find_objects(layout, resolve_kind(kind), name, namespace, built_in_namespaces=create_namespace)
+    if not found:
+        where = f" in namespace {namespace}" if namespace else ""
+        raise FailedError(f"{kind} {name} does not exist{where}; see what does: culvert get {kind}")
+    if len(found) > 1:
+        places = ", ".join(key.namespace for key in found)
+        raise UsageError(f"{kind} {name} exists in several namespaces ({places}); say which with -n")
+    return found[0]
+
+
+def _observe(layout: Layout, generation: int) -> None:
+    try:
+        wait_status(layout, generation, lambda found: True, OBSERVE_SECONDS)
+    except TimeoutError:
+        note("the supervisor has not taken it up yet; see culvert status")

@@ -1,0 +1,92 @@
+"""`culvert up`: requirements, manifests, supervisor, and then the truth about what is ready, as it becomes so."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from culvert.cli.objects import read_texts
+from culvert.cli.output import FAILED, FailedError, UsageError, note, show_refusals
+from culvert.config import Config, from_environment
+from culvert.playground.apply import apply, next_generation
+from culvert.playground.control import ensure_supervisor, exclusive, supervisor_process, wait_status
+from culvert.playground.layout import DEFAULT_NAME, Layout, node_names
+from culvert.playground.readiness import Readiness, readiness
+from culvert.playground.requirements import missing
+from culvert.playground.spec import PlaygroundSpec
+
+
+def run_up(layout: Layout, files: list[Path], nodes: int, *, mesh: bool, timeout: float) -> None:
+    config = from_environment()
+    problems = missing(config, mesh=mesh)
+    if problems:
+        raise UsageError("\n       ".join(problems))
+    texts = read_texts(files)
+    began = time.monotonic()
+    with exclusive(layout):
+        spec = _spec(layout, config, nodes, mesh=mesh)
+        for directory in layout.directories(spec.nodes):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spec.save(layout)
+        refusals = apply(layout, texts)[1] if texts else []
+        show_refusals(refusals)
+        running = supervisor_process(layout) is not None
+        note(f"playground {layout.name}: {nodes} nodes, {'mesh' if mesh else 'no mesh'}{', already running' if running else ''}")
+        generation = next_generation(layout)
+        ensure_supervisor(layout, spec)
+    final = Progress().follow(layout, generation, timeout)
+    if not final.done:
+        raise FailedError(f"not everything is ready after {timeout:g} s:\n  " + "\n  ".join(final.waiting_for) + f"\n{_next(layout)}")
+    note(f"ready in {time.monotonic() - began:.1f} s: {final.summary}. {_next(layout)}")
+    if refusals:
+        note(f"{len(refusals)} refused; see them again with: culvert get refused{_name(layout)}")
+        sys.exit(FAILED)
+
+
+def _spec(layout: Layout, config: Config, nodes: int, *, mesh: bool) -> PlaygroundSpec:
+    wanted = PlaygroundSpec(node_names(nodes), mesh, config.path, config.python, str(config.source))
+    existing = PlaygroundSpec.load(layout)
+    if existing is not None and (existing.nodes, existing.mesh) != (wanted.nodes, wanted.mesh):
+        has = f"{len(existing.nodes)} nodes and {'a' if existing.mesh else 'no'} mesh"
+        raise UsageError(f"playground {layout.name} exists with {has}; take it away first: culvert down{_name(layout)}")
+    return wanted
+
+
+def _name(layout: Layout) -> str:
+    return "" if layout.name == DEFAULT_NAME else f" --name {layout.name}"
+
+
+def _next(layout: Layout) -> str:
+    return f"Look with: culvert status{_name(layout)}"
+
+
+class Progress:
+    """Says each thing once when it is ready; on a terminal also what is still awaited, in one line that moves."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self._console = Console(stderr=True, highlight=False)
+        self.last = Readiness(ready=(), waiting_for=("the supervisor",), summary="")
+
+    def follow(self, layout: Layout, generation: int, seconds: float) -> Readiness:
+        with self._console.status("starting") as spinner:
+
+            def look(found: dict[str, Any]) -> bool:
+                self.last = readiness(found)
+                for line in self.last.ready:
+                    if line not in self._said:
+                        self._said.add(line)
+                        self._console.print(f"  {line}", markup=False)
+                waiting = self.last.waiting_for
+                spinner.update(f"waiting for {len(waiting)}: {waiting[0]}" if waiting else "")
+                return self.last.done
+
+            try:
+                wait_status(layout, generation, look, seconds)
+            except TimeoutError:
+                pass
+        return self.last

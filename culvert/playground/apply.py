@@ -1,0 +1,145 @@
+"""Manifests on their way in: read, checked object by object, and written to the store. What is refused is refused whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from culvert.playground.documents import SOURCE_ANNOTATION, Document, ObjectKey, load_documents
+from culvert.playground.files import read_json, write_json
+from culvert.playground.layout import Layout
+from culvert.playground.store import Store, source_of
+from culvert.playground.wanted import BUILT_IN_NAMESPACES, interpret
+from mesh.model.errors import CulvertError, Refusal
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class NoManifests(CulvertError):  # noqa: N818 - reads as what happened
+    """A path that gives nothing to apply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """`verb` is created, configured or unchanged, as kubectl says it."""
+
+    key: ObjectKey
+    verb: str
+
+
+def manifest_files(paths: Iterable[Path]) -> list[Path]:
+    """The files behind files and directories (not their subdirectories), sorted per directory. Raises NoManifests."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES and entry.is_file())
+            if not found:
+                raise NoManifests(f"{path} holds no {', '.join(SUFFIXES)} file; subdirectories are not read, name them with another -f")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise NoManifests(f"{path} does not exist")
+    return [file.resolve() for file in files]
+
+
+def read_manifests(texts: Mapping[str, str]) -> tuple[list[Document], list[Refusal]]:
+    """All objects of all files (name → text); an object that is given twice is refused where it is given again."""
+    documents: list[Document] = []
+    refusals: list[Refusal] = []
+    places: dict[ObjectKey, str] = {}
+    for name, text in texts.items():
+        found, refused = load_documents(text, name)
+        refusals += refused
+        for document in found:
+            if document.key in places:
+                accepted = f"each object once; it is already in {places[document.key]}"
+                refusals.append(Refusal(document.where, str(document.key), "metadata.name", repr(document.key.name), accepted))
+            else:
+                places[document.key] = document.where
+                documents.append(document)
+    return documents, refusals
+
+
+def check(documents: list[Document], known_namespaces: Iterable[str]) -> tuple[list[Document], list[Refusal]]:
+    """Those that are accepted, and why the others are not."""
+    refusals = list(interpret(documents).refusals) + strict_refusals(documents)
+    namespaces = {*BUILT_IN_NAMESPACES, *known_namespaces, *(item.key.name for item in documents if item.key.kind == "Namespace")}
+    for document in documents:
+        if document.key.namespace and document.key.namespace not in namespaces:
+            accepted = f"an existing namespace ({', '.join(sorted(namespaces))}), or a Namespace object beside it"
+            refusals.append(Refusal(source_of(document), str(document.key), "metadata.namespace", document.key.namespace, accepted))
+    bad = {(refusal.where, refusal.subject) for refusal in refusals}
+    return [item for item in documents if (item.where, str(item.key)) not in bad], refusals
+
+
+def strict_refusals(documents: list[Document]) -> list[Refusal]:
+    """What the mesh's own strict parser says of them."""
+    return []
+
+
+def apply(layout: Layout, texts: Mapping[str, str]) -> tuple[list[Applied], list[Refusal]]:
+    """Take over everything that is accepted. The refusals are kept for `culvert get refused` until their files are applied again."""
+    store = Store(layout.applied)
+    existing = store.load()
+    documents, refusals = read_manifests(texts)
+    accepted, more = check(documents, [key.name for key in existing if key.kind == "Namespace"])
+    refusals += more
+    overlays: dict[str, dict[str, str | None]] = read_json(layout.overlays) or {}
+    applied = []
+    for document in accepted:
+        document = with_labels(document, overlays.get(str(document.key), {}))
+        before = existing.get(document.key)
+        if before is not None and _meaning(before) == _meaning(document):
+            applied.append(Applied(document.key, "unchanged"))
+            if source_of(before) == document.where:
+                continue
+        else:
+            applied.append(Applied(document.key, "created" if before is None else "configured"))
+        store.put(document)
+    remember_refusals(layout, texts, refusals)
+    next_generation(layout)
+    return applied, refusals
+
+
+def with_labels(document: Document, overlay: Mapping[str, str | None]) -> Document:
+    """Labels that `culvert label` set stay through an apply, unless the manifest itself says something of them."""
+    labels = {key: value for key, value in overlay.items() if value is not None}
+    if not labels or document.key.kind == "Pod":
+        return document
+    metadata = dict(document.body["metadata"])
+    metadata["labels"] = {**labels, **(metadata.get("labels") or {})}
+    return replace(document, body={**document.body, "metadata": metadata})
+
+
+def _meaning(document: Document) -> Any:
+    """The object without what applying adds to it, in a form that compares."""
+    body = json.loads(json.dumps(document.body, default=str))
+    metadata = body["metadata"]
+    annotations = dict(metadata.get("annotations") or {})
+    annotations.pop(SOURCE_ANNOTATION, None)
+    metadata["annotations"] = annotations
+    metadata.setdefault("namespace", document.key.namespace)
+    return body
+
+
+def next_generation(layout: Layout) -> int:
+    """Tell the supervisor that something changed; it reports the number back when all it says reflects the change."""
+    number = int(read_json(layout.generation) or 0) + 1
+    write_json(layout.generation, number)
+    return number
+
+
+def remember_refusals(layout: Layout, files: Iterable[str], refusals: Iterable[Refusal]) -> None:
+    kept: list[dict[str, str]] = read_json(layout.refused) or []
+    again = tuple(f"{file}:" for file in files)
+    kept = [item for item in kept if not f"{item['where']}:".startswith(again)]
+    kept += [{slot: getattr(refusal, slot) for slot in Refusal.__slots__} for refusal in refusals]
+    write_json(layout.refused, kept)
+
+
+def remembered_refusals(layout: Layout) -> list[Refusal]:
+    return [Refusal(**item) for item in read_json(layout.refused) or []]

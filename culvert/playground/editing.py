@@ -1,0 +1,104 @@
+"""Finding, deleting and labelling what is applied or running. The caller holds the playground's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from culvert.playground.documents import Document, ObjectKey
+from culvert.playground.files import read_json, write_json
+from culvert.playground.layout import Layout
+from culvert.playground.records import load_records
+from culvert.playground.store import Store
+from culvert.playground.wanted import BUILT_IN_NAMESPACES
+from mesh.model.errors import ConfigError, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChange:
+    """`value` None removes the label."""
+
+    key: str
+    value: str | None
+
+    @classmethod
+    def parse(cls, word: str) -> LabelChange:
+        """`key=value`, or `key-`. Raises ConfigError."""
+        key, equals, value = word.partition("=")
+        if not equals:
+            key, value = word[:-1], ""
+        if not key:
+            raise ConfigError(Refusal("", "", "label", word, "key=value or key-"))
+        return cls(key, value if equals else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """`pods` are the uids of running pods that end because of it."""
+
+    objects: list[ObjectKey]
+    pods: list[str]
+
+
+def find_objects(layout: Layout, kind: str, name: str, namespace: str | None, *, built_in_namespaces: bool = False) -> list[ObjectKey]:
+    """Applied objects and running pods of this kind (in lower case) and name."""
+    keys = set(Store(layout.applied).load())
+    keys |= {record.pod_key for record in load_records(layout.pods)}
+    found = sorted(
+        key for key in keys if key.kind.lower() == kind and key.name == name and (not key.namespace or namespace in (None, key.namespace))
+    )
+    if not found and kind == "namespace" and built_in_namespaces and name in BUILT_IN_NAMESPACES:
+        return [ObjectKey("Namespace", "", "", name)]
+    return found
+
+
+def delete_objects(layout: Layout, keys: Iterable[ObjectKey]) -> Deleted:
+    """A namespace takes all that is in it along. A pod of a Deployment is replaced by another."""
+    store = Store(layout.applied)
+    existing = store.load()
+    records = list(load_records(layout.pods))
+    named = set(keys)
+    gone_namespaces = {key.name for key in named if key.kind == "Namespace"}
+    removed = {key for key in existing if key in named or key.namespace in gone_namespaces}
+    store.remove(removed)
+    ending = [record for record in records if record.pod_key in named or record.owner_key in removed]
+    owned = [record for record in ending if record.pod_key not in existing and record.owner_key not in removed]
+    if owned:
+        write_json(layout.deletions, sorted({*(read_json(layout.deletions) or []), *(record.key for record in owned)}))
+    _forget_overlays(layout, removed | {record.pod_key for record in ending})
+    objects = removed | {record.pod_key for record in owned}
+    return Deleted(sorted(objects), [record.uid for record in ending])
+
+
+def set_labels(layout: Layout, key: ObjectKey, changes: Iterable[LabelChange]) -> None:
+    """On a running pod beside its template, so that nothing restarts; on everything else in the object."""
+    overlays = read_json(layout.overlays) or {}
+    mine = overlays.setdefault(str(key), {})
+    changes = list(changes)
+    for change in changes:
+        if change.value is None and key.kind != "Pod":
+            mine.pop(change.key, None)
+        else:
+            mine[change.key] = change.value
+    write_json(layout.overlays, overlays)
+    if key.kind == "Pod":
+        return
+    store = Store(layout.applied)
+    document = store.load().get(key) or Document(
+        key, {"apiVersion": "v1", "kind": key.kind, "metadata": {"name": key.name}}, "culvert label"
+    )
+    metadata = dict(document.body["metadata"])
+    labels = dict(metadata.get("labels") or {})
+    for change in changes:
+        labels.pop(change.key, None)
+        if change.value is not None:
+            labels[change.key] = change.value
+    metadata["labels"] = labels
+    store.put(replace(document, body={**document.body, "metadata": metadata}))
+
+
+def _forget_overlays(layout: Layout, keys: Iterable[ObjectKey]) -> None:
+    overlays = read_json(layout.overlays)
+    if overlays:
+        gone = {str(key) for key in keys}
+        write_json(layout.overlays, {key: value for key, value in overlays.items() if key not in gone})

@@ -1,0 +1,44 @@
+"""Is everything ready that should be? Pure: the supervisor's status in, sentences out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`ready` and `waiting_for` are lines for people; `summary` counts."""
+
+    ready: tuple[str, ...]
+    waiting_for: tuple[str, ...]
+    summary: str
+
+    @property
+    def done(self) -> bool:
+        return not self.waiting_for
+
+
+def readiness(status: dict[str, Any]) -> Readiness:
+    ready: list[str] = []
+    waiting: list[str] = []
+    for process in status["processes"]:
+        if process["ready"]:
+            ready.append(f"{process['name']} ready")
+        else:
+            waiting.append(f"{process['name']}: {process['detail'] or process['state']}")
+    pods = status["pods"]
+    for pod in pods:
+        name = f"pod {pod['namespace']}/{pod['name']}"
+        if pod["phase"] == "Succeeded" or pod["ready"]:
+            ready.append(f"{name} {'completed' if pod['phase'] == 'Succeeded' else 'ready'} on {pod['node']}")
+        else:
+            waiting.append(f"{name}: {pod['reason']}" + (f": {pod['detail']}" if pod["detail"] else ""))
+    for item in status["deployments"]:
+        have, asked = item["ready"], item["replicas"]
+        if not (have == asked == item["total"] == item["updated"]):
+            waiting.append(f"deployment {item['namespace']}/{item['name']}: {have} of {asked} ready, {item['updated']} up to date")
+    waiting += [f"{what}: {why}" for what, why in status["problems"].items()]
+    running = sum(pod["ready"] for pod in pods)
+    summary = f"{len(status['nodes'])} nodes, {running} of {len(pods)} pods, {len(status['services'])} services"
+    return Readiness(tuple(ready), tuple(waiting), summary)

@@ -1,0 +1,31 @@
+"""What `up` was asked for, kept so that a restarted supervisor and a second `up` know it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from culvert.playground.files import read_json, write_json
+from culvert.playground.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class PlaygroundSpec:
+    """`path` is the PATH of everything that is started; `python` runs the mesh's own processes; `source` is where its packages are."""
+
+    nodes: tuple[str, ...]
+    mesh: bool
+    path: str
+    python: str
+    source: str
+
+    def save(self, layout: Layout) -> None:
+        write_json(layout.spec, asdict(self))
+
+    @classmethod
+    def load(cls, layout: Layout) -> PlaygroundSpec | None:
+        """None where there is no playground, or one of another version that cannot be read."""
+        raw = read_json(layout.spec)
+        try:
+            return cls(**{**raw, "nodes": tuple(raw["nodes"])})
+        except (TypeError, KeyError):
+            return None
