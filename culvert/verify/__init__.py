@@ -43,7 +43,7 @@ def run(state: Path, json: bool) -> int:
     else:
         from culvert.verify.report import show
 
-        show(proof, Console())
+        show(proof, Console(highlight=False, soft_wrap=True))
     return PROVED if proof.proved else DISPROVED
 
 

@@ -48,7 +48,8 @@ def as_json(proof: Proof) -> dict[str, Any]:
 
 def show(proof: Proof, console: Console) -> None:
     mesh = [finding for finding in proof.findings if finding.kind is Kind.MESH]
-    console.print(_mesh_table(mesh))
+    if mesh:
+        console.print(_mesh_table(mesh))
     plain = [finding for finding in proof.findings if finding.kind in (Kind.PLAINTEXT, Kind.LEAK, Kind.UNKNOWN)]
     if plain:
         console.print(_plain_table(plain))

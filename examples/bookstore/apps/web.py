@@ -32,7 +32,7 @@ def serve(port: int, routes: dict[tuple[str, str], Route]) -> None:
 
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("content-length") or 0))
-            first, _, rest = self.path.lstrip("/").partition("/")
+            first, _, rest = self.path.partition("?")[0].lstrip("/").partition("/")
             route = routes.get((self.command, first))
             try:
                 status, body = route(rest) if route else (404, {"error": f"nothing at {self.path}"})
