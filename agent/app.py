@@ -97,10 +97,10 @@ class App:
             if not await _came(read, source, stopping):
                 return
             await reconciler.start()
-            stack.push_async_callback(reconciler.stop)
             zds = ZdsServer(config.zds_socket, tunnels)
-            zds.start()
             stack.callback(zds.close)
+            stack.push_async_callback(reconciler.stop)  # first, so that nobody acts on tunnels that go because of us
+            zds.start()
             self._missing = ""
             reconciler.pods_changed()  # what changed while we started
             log.info("ready", pods=len(pods.snapshot() or ()), members=len(reconciler.members), socket=config.zds_socket)

@@ -142,7 +142,8 @@ class Member:
             if wait is None:
                 return
             try:
-                await asyncio.wait_for(self._poked.wait(), wait)
+                async with asyncio.timeout(wait):  # not wait_for: in Python 3.11 it can swallow a cancellation
+                    await self._poked.wait()
             except TimeoutError:
                 self._stale = self._stale or self.phase is Phase.ENROLLED
 

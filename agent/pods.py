@@ -26,6 +26,7 @@ log = Log("pods")
 MAX_FILE = 1 << 20  # bytes
 SETTLE = 0.005  # seconds to wait after an event, so that a burst of files is read once
 RESYNC = 5.0  # seconds between looks without an event
+UNWATCHED = 0.2  # seconds between looks where the directory cannot be watched
 SAFE_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LIMITS = {"uid": 128, "name": 253, "namespace": 63, "serviceAccount": 253}  # characters; together they fit into one ZDS message
 
@@ -64,6 +65,9 @@ class PodSource(Protocol):
     def snapshot(self) -> Mapping[str, Pod] | None:
         """All pods of the node by uid; None while they were never read."""
 
+    def unreadable(self) -> frozenset[str]:
+        """The uids of which something is there that cannot be read: they are not gone, whatever the snapshot says."""
+
     async def run(self, changed: Callable[[], None]) -> None:
         """Keep the snapshot current until cancelled, and call `changed` after each change."""
 
@@ -80,6 +84,9 @@ class DirectoryPods:
     def snapshot(self) -> Mapping[str, Pod] | None:
         return None if self._pods is None else MappingProxyType(self._pods)
 
+    def unreadable(self) -> frozenset[str]:
+        return frozenset(name.removesuffix(".json") for name in self.problems if name)
+
     async def run(self, changed: Callable[[], None]) -> None:
         poked = asyncio.Event()
         watch: DirectoryWatch | None = None
@@ -94,7 +101,8 @@ class DirectoryPods:
                 if self.read():
                     changed()
                 try:
-                    await asyncio.wait_for(poked.wait(), RESYNC if watch else SETTLE * 40)
+                    async with asyncio.timeout(RESYNC if watch else UNWATCHED):
+                        await poked.wait()
                     await asyncio.sleep(SETTLE)
                 except TimeoutError:
                     if watch is not None:  # the directory may have been replaced under the watch
@@ -115,7 +123,7 @@ class DirectoryPods:
         pods = dict(self._pods or {})
         changed = self._pods is None
         for name in self._stamps.keys() - stamps.keys():
-            self.problems.pop(name, None)
+            changed |= self.problems.pop(name, None) is not None
             changed |= pods.pop(name.removesuffix(".json"), None) is not None
         for name, stamp in stamps.items():
             if self._stamps.get(name) == stamp:
@@ -206,8 +214,8 @@ class _Fields:
         return MappingProxyType(value)
 
     def finish(self) -> None:
-        for field, value in self._raw.items():
-            self.refuse(field, value, "no such field; known ones are in agent/pods.py")
+        for name, value in self._raw.items():
+            self.refuse(name, value, "no such field; known ones are in agent/pods.py")
         if self._refusals:
             raise ConfigError(*self._refusals)
 

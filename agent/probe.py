@@ -14,15 +14,15 @@ _NEEDED = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 def missing(status: str = "/proc/self/status") -> list[str]:
     """One sentence per thing that this node lacks; empty where the agent can work."""
     found = list(_capabilities(status))
+    if found:
+        return found  # without them everything else would fail too, for that one reason
     try:
         _ = Namespace.current().cookie
     except OSError as error:
         found.append(f"The kernel tells no network namespace cookies (SO_NETNS_COOKIE, Linux 5.14): {error}.")
     if not os.path.exists(routing.FWMARK_ACCEPT):
         found.append(f"The kernel has no {routing.FWMARK_ACCEPT}, without which replies of apps do not find the way back.")
-    if not found:  # without the capabilities every program would fail, for that one reason
-        found += bpf.probe()
-    return found
+    return found + bpf.probe()
 
 
 def _capabilities(status: str) -> Iterable[str]:

@@ -50,7 +50,10 @@ class Reconciler:
             except (OSError, CulvertError) as error:
                 log.warning("the namespace of a pod cannot be opened", uid=member.uid, error=error)
                 member.announce(member.wanted)  # without it: the tunnel keeps the pod if it has it
-        for uid in self._ledger.enabled_before - self.members.keys():
+        unreadable = self._pods.unreadable()
+        for uid in unreadable & {record.uid for record in self._left_behind.values() if record is not None}:
+            deps.tunnels.keep(uid)
+        for uid in self._ledger.enabled_before - self.members.keys() - unreadable:
             deps.redirections.withdraw(uid)
         for member in self.members.values():
             self._begin(member)
@@ -93,7 +96,7 @@ class Reconciler:
                 running = self._seen is None or uid in self._seen
                 self.members[uid] = Member(uid, wanted, running, self._deps, self._ledger)
                 new.append(self.members[uid])
-        for uid in self.members.keys() - pods.keys():
+        for uid in self.members.keys() - pods.keys() - self._pods.unreadable():
             self.members[uid].wanted = None
             self.members[uid].poke()
         self._seen = frozenset(pods)
@@ -112,7 +115,8 @@ class Reconciler:
         """Undo what belongs to no member, as soon as that is certain."""
         while self._left_behind:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._sweep.wait(), LAST_RETRY)
+                async with asyncio.timeout(LAST_RETRY):
+                    await self._sweep.wait()
             self._sweep.clear()
             for cookie, record in list(self._left_behind.items()):
                 if cookie in self._ledger.homes:
@@ -124,8 +128,9 @@ class Reconciler:
                         log.warning("what an earlier agent left cannot be undone yet", cookie=cookie, error=error)
 
     def _is_stale(self, record: Record | None) -> bool:
-        lost = {member.uid for member in self.members.values() if member.namespace is None and member.wanted is not None}
-        return record.uid not in lost if record is not None else not lost
+        unknown = {member.uid for member in self.members.values() if member.namespace is None and member.wanted is not None}
+        unknown |= self._pods.unreadable()
+        return record.uid not in unknown if record is not None else not unknown
 
     async def _undo(self, cookie: int, record: Record | None) -> None:
         host = self._deps.host
@@ -136,6 +141,9 @@ class Reconciler:
             if namespace is not None:
                 namespace.close()
         del self._left_behind[cookie]
+        if record is not None and record.uid not in self.members:
+            self._deps.tunnels.withdraw(record.uid)
+            self._deps.redirections.withdraw(record.uid)
         self._ledger.captured.discard(cookie)
         self._deps.count("stale_removed")
         log.info("a namespace that an earlier agent had captured was released", cookie=cookie, uid=record.uid if record else None)

@@ -29,9 +29,9 @@ class Progress(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`namespace` None: the pod is known to be in the mesh, but its namespace cannot be opened now."""
+    """Without namespace (or info): the pod is in the mesh as far as we know, but we cannot hand it over now."""
 
-    info: WorkloadInfo
+    info: WorkloadInfo | None
     namespace: Namespace | None
 
 
@@ -76,6 +76,10 @@ class Tunnels:
             self.workloads[uid] = workload
         self._offer(uid)
 
+    def keep(self, uid: str) -> None:
+        """The pod may be in the mesh, but is not known well enough to announce: a tunnel that has it shall not drop it."""
+        self.workloads.setdefault(uid, Workload(None, None))
+
     def withdraw(self, uid: str) -> None:
         """The pod left. Idempotent."""
         self.workloads.pop(uid, None)
@@ -112,7 +116,7 @@ class Tunnels:
         self.connected.append(tunnel)
         requests: list[Add | Keep] = []
         for uid, workload in self.workloads.items():
-            requests.append(Keep(uid) if workload.namespace is None else Add(uid, workload.info))
+            requests.append(Add(uid, workload.info) if workload.info and workload.namespace else Keep(uid))
             tunnel.told.add(uid)
             tunnel.asked[uid] = workload
         session.snapshot(requests)
@@ -159,7 +163,7 @@ class Tunnels:
 
     def _offer(self, uid: str) -> None:
         tunnel, workload = self.newest, self.workloads[uid]
-        if tunnel is None or workload.namespace is None:
+        if tunnel is None or workload.info is None or workload.namespace is None:
             return
         if tunnel.asked.get(uid) is workload and uid not in tunnel.refused:
             return  # accepted, or the answer is awaited

@@ -176,6 +176,13 @@ class NodeTunnel:
             self._delete(uid)
 
 
+def new_pod(lab: Lab) -> Pod:
+    """A pod whose link-local address is done with duplicate detection, so that its routes change by nobody's doing but ours."""
+    pod = lab.node.pod()
+    until("no tentative address", lambda: not run(f"ip -n {pod.name} -6 addr show tentative"))
+    return pod
+
+
 def namespace_state(pod: Pod) -> dict[str, str]:
     """All that enrolment may change in a namespace."""
     kept = {
@@ -197,7 +204,7 @@ def kernel_state(lab: Lab) -> dict[str, object]:
 
 @pytest.mark.parametrize("mark_before_listen", [True, False], ids=["ours", "istio"])
 def test_a_pod_enters_and_leaves_and_nothing_is_left(lab: Lab, mark_before_listen: bool) -> None:
-    inside, outside = lab.node.pod(), lab.node.pod()
+    inside, outside = new_pod(lab), new_pod(lab)
     before = namespace_state(inside)
     lab.start()
     with closing(NodeTunnel(lab, mark_before_listen)) as tunnel, closing(App(inside)) as app, closing(App(outside)):
@@ -231,3 +238,204 @@ def test_a_pod_enters_and_leaves_and_nothing_is_left(lab: Lab, mark_before_liste
     assert lab.end() == 0
     assert kernel_state(lab) == {"enrolled": {}, "pods": [], "addresses": [], "steered": []}
     assert list((lab.state / "run" / "pods").iterdir()) == []
+
+
+class Load:
+    """Conversations one after the other, from a thread, until it is stopped. `failed` are the errors of those that did not go well."""
+
+    def __init__(self, client: Pod, host: str) -> None:
+        self.done = 0
+        self.failed: list[str] = []
+        self._client, self._host = client, host
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                greet(self._client.connect(self._host, 7100))
+            except (OSError, AssertionError) as error:
+                self.failed.append(f"{time.monotonic():.3f} {error!r}")
+            self.done += 1
+            time.sleep(0.001)
+
+    def more(self, count: int = 20) -> None:
+        goal = self.done + count
+        until("more conversations", lambda: self.done >= goal)
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._thread.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def two_apps(lab: Lab) -> Iterator[tuple[Pod, Pod]]:
+    one, other = new_pod(lab), new_pod(lab)
+    with closing(App(one)), closing(App(other)):
+        yield one, other
+
+
+def test_labels_come_and_go_under_traffic(lab: Lab) -> None:
+    """A running pod enters without one failed conversation. When it leaves, only a conversation that the tunnel carries may break."""
+    lab.start()
+    with two_apps(lab) as (inside, outside), closing(NodeTunnel(lab)):
+        lab.announce("u1", inside, labels={})
+        until("u1 known", lambda: lab.get("/readyz")[0] == 200)
+        with closing(Load(inside, "10.98.0.3")) as out, closing(Load(outside, "10.98.0.2")) as into:
+            for _ in range(3):
+                out.more(), into.more()
+                lab.announce("u1", inside)
+                lab.enrolled("u1")
+                out.more(), into.more()
+                assert (out.failed, into.failed) == ([], [])
+                lab.announce("u1", inside, labels={})
+                lab.left("u1")
+                out.failed.clear(), into.failed.clear()
+                out.more(), into.more()
+                assert (out.failed, into.failed) == ([], [])
+
+
+def test_kill_and_restart_under_traffic(lab: Lab) -> None:
+    """No conversation fails while the agent is killed, away, and back; the next agent adopts what it finds."""
+    lab.start()
+    with two_apps(lab) as (inside, outside), closing(NodeTunnel(lab)) as tunnel:
+        before = namespace_state(inside)
+        lab.announce("u1", inside)
+        lab.enrolled("u1")
+        mark, captured = lab.mark, len(tunnel.tunnels["u1"].outbound)
+        with closing(Load(inside, "10.98.0.3")) as out, closing(Load(outside, "10.98.0.2")) as into:
+            for number in (signal.SIGKILL, signal.SIGTERM):
+                lab.end(number)
+                out.more(), into.more()
+                assert lab.redirection("u1") == "enabled"
+                lab.start()
+                assert lab.redirection("u1") == "enabled"
+                out.more(), into.more()
+            assert (out.failed, into.failed) == ([], [])
+        assert lab.mark == mark
+        assert len(tunnel.tunnels["u1"].outbound) == captured + out.done
+        until("tunnel is back", lambda: tunnel.client.snapshots == 3)
+        # What the first agent noted of the namespace still leads back to how it was.
+        lab.announce("u1", inside, labels={})
+        lab.left("u1")
+        assert namespace_state(inside) == before
+
+
+def test_what_changed_while_the_agent_was_away(lab: Lab) -> None:
+    """One pod lost its label, one was deleted, one's file is broken, one stays, one is new."""
+    lab.start()
+    pods = {uid: new_pod(lab) for uid in ("unlabelled", "deleted", "broken", "stays", "new")}
+    before = {uid: namespace_state(pod) for uid, pod in pods.items()}
+    with closing(NodeTunnel(lab)) as tunnel:
+        for uid in ("unlabelled", "deleted", "broken", "stays"):
+            lab.announce(uid, pods[uid])
+            lab.enrolled(uid)
+        lab.end(signal.SIGKILL)
+        lab.announce("unlabelled", pods["unlabelled"], labels={})
+        lab.forget("deleted")
+        (lab.state / "pods" / "broken.json").write_text("{")
+        lab.announce("new", pods["new"])
+        lab.start()
+        lab.enrolled("new")
+        for uid in ("unlabelled", "deleted"):
+            lab.left(uid)
+            until(f"{uid} gone from the tunnel", lambda uid=uid: uid not in tunnel.tunnels)  # type: ignore[misc]
+            assert namespace_state(pods[uid]) == before[uid]
+        assert "broken.json" in json.loads(lab.get("/pods")[1])["problems"]
+    assert lab.end() == 0
+    left = kernel_state(lab)["enrolled"]
+    assert set(left) >= {pods["stays"].cookie, pods["new"].cookie}  # type: ignore[call-overload]
+    assert pods["broken"].cookie in left, "a file that cannot be read is not a pod that is gone"  # type: ignore[operator]
+
+
+def test_no_tunnel_means_closed_and_says_so(lab: Lab) -> None:
+    """A labelled pod is not open for longer than the headstart, even when there is no tunnel; it opens up when one comes."""
+    lab.start()
+    with two_apps(lab) as (inside, outside):
+        lab.announce("u1", inside)
+        until("pending", lambda: lab.redirection("u1") == "pending: no tunnel is connected")
+        for client, host in ((inside, "10.98.0.3"), (inside, "fd98::3"), (outside, "10.98.0.2"), (outside, "fd98::2")):
+            with pytest.raises(ConnectionRefusedError):
+                client.connect(host, 7100)
+        metrics = lab.get("/metrics")[1]
+        assert 'culvert_kernel_events_total{reason="kernel_no_listener"} 2.0' in metrics
+        assert 'culvert_pods{state="pending"} 1.0' in metrics
+        with closing(NodeTunnel(lab)):
+            lab.enrolled("u1")
+            greet(inside.connect("10.98.0.3", 7100))
+            greet(outside.connect("fd98::2", 7100))
+
+
+def test_addresses_that_come_later_are_registered(lab: Lab) -> None:
+    lab.start()
+    with two_apps(lab) as (inside, outside), closing(NodeTunnel(lab)) as tunnel:
+        lab.announce("u1", inside)
+        lab.enrolled("u1")
+        lab.node.ip("addr add 10.98.0.77/24 dev eth0", inside=inside.name)
+
+        def reachable() -> bool:
+            with contextlib.suppress(OSError):
+                greet(outside.connect("10.98.0.77", 7100))
+                return True
+            return False
+
+        until("the new address is reachable", reachable)
+        assert tunnel.tunnels["u1"].inbound[-1][1] == ("10.98.0.77", 7100)
+
+
+def test_a_deleted_namespace_leaves_nothing(lab: Lab) -> None:
+    lab.start()
+    pod = lab.node.pod()
+    with closing(NodeTunnel(lab)) as tunnel:
+        lab.announce("u1", pod)
+        lab.enrolled("u1")
+        run(f"ip netns del {pod.name}")
+        lab.forget("u1")
+        lab.left("u1")
+        assert "u1" not in tunnel.tunnels
+    assert lab.end() == 0
+    assert kernel_state(lab) == {"enrolled": {}, "pods": [], "addresses": [], "steered": []}
+
+
+def test_the_nodes_own_namespace_is_never_enrolled(lab: Lab) -> None:
+    lab.start()
+    good = lab.node.pod()
+    with closing(NodeTunnel(lab)):
+        lab.announce("node", Pod(lab.node.name, lab.node.netns, good.v4, good.v6))
+        lab.announce("nowhere", good, netns="/run/netns/cvt-there-is-none")
+        lab.announce("good", good)
+        lab.enrolled("good")
+        until("node refused", lambda: "the node's own" in lab.redirection("node"))
+        until("nowhere refused", lambda: "No such file" in lab.redirection("nowhere"))
+    assert lab.end() == 0
+    assert list(kernel_state(lab)["enrolled"]) == [good.cookie]  # type: ignore[call-overload]
+
+
+def test_uninstall_leaves_nothing_and_working_pods(lab: Lab) -> None:
+    lab.start()
+    with two_apps(lab) as (inside, outside), closing(NodeTunnel(lab)):
+        before = namespace_state(inside)
+        lab.announce("u1", inside)
+        lab.enrolled("u1")
+        refused = lab.uninstall()
+        assert refused.returncode == 1
+        assert "is running" in refused.stderr
+        assert lab.end() == 0
+        assert namespace_state(inside) != before
+        for _ in range(2):
+            done = lab.uninstall()
+            assert (done.returncode, done.stderr) == (0, "")
+        assert namespace_state(inside) == before
+        greet(inside.connect("10.98.0.3", 7100))
+        greet(outside.connect("10.98.0.2", 7100))
+    assert not Path("/sys/fs/bpf/culvert", lab.node.instance).exists()
+    assert list((lab.state / "run").iterdir()) == []
+    assert list((lab.state / "redirection").iterdir()) == []
+
+
+def test_what_the_kernel_lacks_is_said_in_a_sentence(lab: Lab) -> None:
+    weak = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable, "-m", "agent"]
+    done = subprocess.run(weak, env=lab.env, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 2
+    assert done.stderr == "The agent runs without CAP_SYS_ADMIN; run it as root with this capability.\n"
