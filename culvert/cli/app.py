@@ -162,6 +162,29 @@ def status(
     run_status(layout_of(name, state), as_json=as_json)
 
 
+@app.command()
+def verify(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    name: Name = None,
+    state: State = None,
+) -> None:
+    """Prove from packets that what should be encrypted is: captures the wire while it sends marked payloads through the mesh."""
+    from culvert.verify import run as run_verify
+
+    raise typer.Exit(run_verify(layout_of(name, state).state, as_json))
+
+
+@app.command()
+def demo(
+    name: Annotated[str, typer.Option("--name", help="The playground that the tour makes and takes down.")] = "demo",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running.")] = False,
+) -> None:
+    """The tour: the bookstore enters the mesh, and every claim is checked."""
+    from culvert.demo import run as run_demo
+
+    raise typer.Exit(run_demo(layout_of(name, None).name, keep=keep))
+
+
 def run() -> int:
     """The exit code. Errors that a person can act on are one sentence, never a traceback."""
     try:
