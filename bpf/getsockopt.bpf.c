@@ -42,9 +42,9 @@ int cvt_getsockopt(struct bpf_sockopt *ctx)
 	if (!sk || sk->src_port != CULVERT_PORT_OUTBOUND)
 		return CULVERT_PROCEED;
 	netns = bpf_get_netns_cookie(ctx);
-	if (!bpf_map_lookup_elem(&cvt_pods, &netns))
+	found = original(sk, netns); /* also when the pod has just left: its last captured connections are still to be carried */
+	if (!found && !bpf_map_lookup_elem(&cvt_pods, &netns))
 		return CULVERT_PROCEED;
-	found = original(sk, netns);
 	if (!found || addr_is4(&found->addr) != (ctx->level == SOL_IP)) {
 		bpf_set_retval(-ENOENT);
 		return CULVERT_PROCEED;

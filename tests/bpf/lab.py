@@ -25,6 +25,7 @@ from mesh.io.netns import Namespace
 from mesh.model.workload import IPAddress
 
 PREFIX = "cvt-"
+Socket = socket.socket  # the name inside Pod, which has a method `socket`
 SO_ORIGINAL_DST = 80
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
 TIMEOUT = 5.0
@@ -75,12 +76,12 @@ class Pod:
     def cookie(self) -> int:
         return self.netns.cookie
 
-    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
+    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> Socket:
         made = self.netns.run(lambda: socket.socket(family, kind, protocol))
         made.settimeout(TIMEOUT)
         return made
 
-    def connect(self, host: str, port: int, prepare: Callable[[socket.socket], None] = lambda _: None) -> socket.socket:
+    def connect(self, host: str, port: int, prepare: Callable[[Socket], None] = lambda _: None) -> Socket:
         """A socket of this pod, connected. IPv6 and v4-mapped hosts by an AF_INET6 socket."""
         made = self.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
@@ -91,7 +92,7 @@ class Pod:
             raise
         return made
 
-    def listen(self, port: int, host: str = "::") -> socket.socket:
+    def listen(self, port: int, host: str = "::") -> Socket:
         made = self.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if ":" in host:
@@ -328,6 +329,15 @@ def receive(connected: socket.socket, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+def expect_reset(pod: Pod, host: str, port: int) -> None:
+    """The tunnel accepts, then resets: the client may meet the reset while it still waits for its connect."""
+    try:
+        with pod.connect(host, port) as connected:
+            assert connected.recv(1) == b"nothing but a reset"
+    except ConnectionResetError:
+        return
 
 
 def greet(connected: socket.socket, payload: bytes = b"ping\n") -> None:

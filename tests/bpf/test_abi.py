@@ -32,8 +32,8 @@ def named(kind: str, name: str) -> dict[str, Any]:
 def size_of(type_id: int) -> int:
     entry = btf()[type_id]
     if entry["kind"] == "ARRAY":
-        return size_of(entry["type_id"]) * entry["nr_elems"]
-    return entry["size"] if "size" in entry else size_of(entry["type_id"])
+        return size_of(entry["type_id"]) * int(entry["nr_elems"])
+    return int(entry["size"]) if "size" in entry else size_of(entry["type_id"])
 
 
 def enum(name: str) -> dict[str, int]:
