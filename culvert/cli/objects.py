@@ -7,9 +7,9 @@ from pathlib import Path
 
 from culvert.cli.kinds import resolve_kind
 from culvert.cli.output import FAILED, FailedError, UsageError, note, show_refusals
-from culvert.playground.apply import NoManifests, apply, manifest_files, next_generation, read_manifests
+from culvert.playground.apply import NoManifests, apply, manifest_files, next_generation
 from culvert.playground.control import exclusive, load_spec, wait_status
-from culvert.playground.documents import ObjectKey
+from culvert.playground.documents import ObjectKey, load_documents
 from culvert.playground.editing import LabelChange, delete_objects, find_objects, set_labels
 from culvert.playground.layout import Layout
 from culvert.playground.readiness import readiness
@@ -60,7 +60,8 @@ def run_delete(layout: Layout, what: list[str], files: list[Path], namespace: st
     with exclusive(layout):
         load_spec(layout)
         if files:
-            keys = [document.key for document in read_manifests(read_texts(files))[0]]
+            texts = read_texts(files)
+            keys = [document.key for file, text in texts.items() for document in load_documents(text, file)[0]]
         else:
             keys = [_one(layout, kind, name, namespace) for kind, name in _pairs(what)]
         deleted = delete_objects(layout, keys)

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from culvert.playground.documents import SOURCE_ANNOTATION, Document, ObjectKey, load_documents
+from culvert.playground.documents import Document, ObjectKey, load_documents
 from culvert.playground.files import read_json, write_json
 from culvert.playground.layout import Layout
+from culvert.playground.refusedobjects import hold_refused
 from culvert.playground.store import Store, source_of
 from culvert.playground.wanted import BUILT_IN_NAMESPACES, interpret
 from mesh.model.errors import CulvertError, Refusal
+from mesh.model.manifest import Key, Refused, load_directory
+from mesh.model.manifest.core import SOURCE_ANNOTATION
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -46,51 +49,46 @@ def manifest_files(paths: Iterable[Path]) -> list[Path]:
     return [file.resolve() for file in files]
 
 
-def read_manifests(texts: Mapping[str, str]) -> tuple[list[Document], list[Refusal]]:
-    """All objects of all files (name → text); an object that is given twice is refused where it is given again."""
-    documents: list[Document] = []
-    refusals: list[Refusal] = []
-    places: dict[ObjectKey, str] = {}
-    for name, text in texts.items():
-        found, refused = load_documents(text, name)
-        refusals += refused
-        for document in found:
-            if document.key in places:
-                accepted = f"each object once; it is already in {places[document.key]}"
-                refusals.append(Refusal(document.where, str(document.key), "metadata.name", repr(document.key.name), accepted))
-            else:
-                places[document.key] = document.where
-                documents.append(document)
-    return documents, refusals
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """`refused` is object by object, as the mesh's parser gives it, for those that it refused."""
+
+    accepted: list[Document]
+    refusals: list[Refusal]
+    refused: list[Refused]
 
 
-def check(documents: list[Document], known_namespaces: Iterable[str]) -> tuple[list[Document], list[Refusal]]:
-    """Those that are accepted, and why the others are not."""
-    refusals = list(interpret(documents).refusals) + strict_refusals(documents)
-    namespaces = {*BUILT_IN_NAMESPACES, *known_namespaces, *(item.key.name for item in documents if item.key.kind == "Namespace")}
+def check(texts: Mapping[str, str], known_namespaces: Iterable[str]) -> Checked:
+    """Read manifests (file name → text) and judge each object: by the mesh's strict parser, and then by what the playground can run."""
+    refused = list(load_directory(texts.items()).refused)
+    documents = [document for name, text in texts.items() for document in load_documents(text, name)[0]]
+    bad = {entry.key for entry in refused if entry.key is not None}
+    documents = [document for document in documents if _key(document) not in bad]
+    more = list(interpret(documents).refusals)
+    created = {document.key.name for document in documents if document.key.kind == "Namespace"}
+    namespaces = {*BUILT_IN_NAMESPACES, *known_namespaces, *created}
     for document in documents:
         if document.key.namespace and document.key.namespace not in namespaces:
             accepted = f"an existing namespace ({', '.join(sorted(namespaces))}), or a Namespace object beside it"
-            refusals.append(Refusal(source_of(document), str(document.key), "metadata.namespace", document.key.namespace, accepted))
-    bad = {(refusal.where, refusal.subject) for refusal in refusals}
-    return [item for item in documents if (item.where, str(item.key)) not in bad], refusals
+            more.append(Refusal(document.where, str(document.key), "metadata.namespace", document.key.namespace, accepted))
+    subjects = {refusal.subject for refusal in more}
+    refusals = [refusal for entry in refused for refusal in entry.refusals] + more
+    return Checked([document for document in documents if str(document.key) not in subjects], refusals, refused)
 
 
-def strict_refusals(documents: list[Document]) -> list[Refusal]:
-    """What the mesh's own strict parser says of them."""
-    return []
+def _key(document: Document) -> Key:
+    return Key(document.key.kind, document.key.namespace, document.key.name)
 
 
 def apply(layout: Layout, texts: Mapping[str, str]) -> tuple[list[Applied], list[Refusal]]:
     """Take over everything that is accepted. The refusals are kept for `culvert get refused` until their files are applied again."""
     store = Store(layout.applied)
     existing = store.load()
-    documents, refusals = read_manifests(texts)
-    accepted, more = check(documents, [key.name for key in existing if key.kind == "Namespace"])
-    refusals += more
+    checked = check(texts, [key.name for key in existing if key.kind == "Namespace"])
+    refusals = checked.refusals
     overlays: dict[str, dict[str, str | None]] = read_json(layout.overlays) or {}
     applied = []
-    for document in accepted:
+    for document in checked.accepted:
         document = with_labels(document, overlays.get(str(document.key), {}))
         before = existing.get(document.key)
         if before is not None and _meaning(before) == _meaning(document):
@@ -100,6 +98,7 @@ def apply(layout: Layout, texts: Mapping[str, str]) -> tuple[list[Applied], list
         else:
             applied.append(Applied(document.key, "created" if before is None else "configured"))
         store.put(document)
+    hold_refused(layout.refused_objects, texts, checked.refused, {_key(document) for document in store.load().values()})
     remember_refusals(layout, texts, refusals)
     next_generation(layout)
     return applied, refusals

@@ -9,10 +9,9 @@ from typing import Any
 import yaml
 
 from mesh.model.errors import ConfigError, Refusal
+from mesh.model.manifest.tree import Node, documents, plain, read
 
-CORE_KINDS = {"Namespace", "ServiceAccount", "Pod", "Service", "Deployment"}
 CLUSTER_SCOPED = {"Namespace", "Node", "GatewayClass", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
-SOURCE_ANNOTATION = "culvert.dev/source"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,60 +47,30 @@ class Document:
     where: str
 
 
-class _Loader(yaml.CSafeLoader):
-    """Dates stay strings as in Kubernetes' YAML, and a key given twice is an error instead of the last one winning."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    loader.flatten_mapping(node)
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in result:
-            raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
-        result[key] = loader.construct_object(value_node, deep=True)
-    return result
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def load_documents(text: str, file: str) -> tuple[list[Document], list[Refusal]]:
-    """Every object of one file. A file that is no YAML is refused whole; an object without kind or name is refused by itself."""
-    documents: list[Document] = []
+    """Every object of one file. A document that is no YAML, or has no kind or name, is refused by itself; the rest of the file goes on."""
+    found: list[Document] = []
     refusals: list[Refusal] = []
-    try:
-        loader = _Loader(text)
+    for part in documents(text):
         try:
-            while loader.check_node():
-                node = loader.get_node()
-                if node is None or node.tag == "tag:yaml.org,2002:null":
-                    continue
-                value = loader.construct_document(node)
-                for item in _items(value):
-                    where = f"{file}:{node.start_mark.line + 1}"
-                    try:
-                        documents.append(_document(item, where))
-                    except ConfigError as error:
-                        refusals += error.refusals
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        return [], [Refusal(f"{file}{line}", "", "", error.problem or "no YAML", "YAML documents, each a Kubernetes object")]
-    except yaml.YAMLError as error:
-        return [], [Refusal(file, "", "", str(error).splitlines()[0], "YAML documents, each a Kubernetes object")]
-    return documents, refusals
+            root = read(part, file)
+        except ConfigError as error:
+            refusals += error.refusals
+            continue
+        for node in items(root):
+            try:
+                found.append(_document(plain(node), f"{file}:{node.line}"))
+            except ConfigError as error:
+                refusals += error.refusals
+    return found, refusals
 
 
-def _items(value: Any) -> list[Any]:
-    if isinstance(value, dict) and value.get("kind") == "List" and isinstance(value.get("items"), list):
-        return list(value["items"])
-    return [value]
+def items(node: Node) -> list[Node]:
+    """The objects of a document: itself, or what a List holds."""
+    inner = node.get("items")
+    if node.text("kind") == "List" and inner is not None and isinstance(inner.value, list):
+        return list(inner.value)
+    return [] if node.value is None else [node]
 
 
 def _document(value: Any, where: str) -> Document:

@@ -9,9 +9,11 @@ from culvert.playground.documents import Document, ObjectKey
 from culvert.playground.files import read_json, write_json
 from culvert.playground.layout import Layout
 from culvert.playground.records import load_records
+from culvert.playground.refusedobjects import drop_refused
 from culvert.playground.store import Store
 from culvert.playground.wanted import BUILT_IN_NAMESPACES
 from mesh.model.errors import ConfigError, Refusal
+from mesh.model.manifest import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ def delete_objects(layout: Layout, keys: Iterable[ObjectKey]) -> Deleted:
     named = set(keys)
     gone_namespaces = {key.name for key in named if key.kind == "Namespace"}
     removed = {key for key in existing if key in named or key.namespace in gone_namespaces}
+    held = drop_refused(layout.refused_objects, [Key(key.kind, key.namespace, key.name) for key in named])
+    removed |= {key for key in named if Key(key.kind, key.namespace, key.name) in held}
     store.remove(removed)
     ending = [record for record in records if record.pod_key in named or record.owner_key in removed]
     owned = [record for record in ending if record.pod_key not in existing and record.owner_key not in removed]

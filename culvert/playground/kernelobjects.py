@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
+BUSY_SECONDS = 0.5
 PINS = Path("/sys/fs/bpf/culvert")
 
 
@@ -20,7 +22,11 @@ def uninstall_instance(instance: str) -> bool:
     """Detach and unpin everything of one instance. False if it had nothing."""
     if not (PINS / instance).is_dir():
         return False
-    from agent.bpf import uninstall
+    from agent.bpf import BusyError, uninstall
 
-    uninstall(instance)
-    return True
+    try:
+        return uninstall(instance)
+    except BusyError:
+        # Its agent was just killed; the kernel closes a dead process's locks a moment later.
+        time.sleep(BUSY_SECONDS)
+        return uninstall(instance)

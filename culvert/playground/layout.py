@@ -8,6 +8,7 @@ State directory (default /run/culvert/<name>, mode 0700):
     playground.json         what `up` was asked for
     applied/                the user's objects, one YAML file each; written by the CLI only
     objects/                what the control plane reads: applied objects with addresses filled in, and one Pod object per running pod
+    refused/ refused.json   policies that were refused (the control plane reads them too: they deny), and why anything was
     pods/                   the supervisor's record of each pod: uid, node, addresses, processes with their start times
     hosts/                  one /etc/hosts per pod
     nodes/<node>/           pods/ redirection/ run/ of the agent on that node
@@ -133,6 +134,10 @@ class Layout:
         return self.state / "refused.json"
 
     @property
+    def refused_objects(self) -> Path:
+        return self.state / "refused"
+
+    @property
     def addresses(self) -> Path:
         return self.state / "addresses.json"
 
@@ -158,7 +163,18 @@ class Layout:
 
     def directories(self, nodes: tuple[str, ...]) -> list[Path]:
         """Every directory that must exist before the first process starts, parents first."""
-        top = [self.state, self.applied, self.objects, self.pods, self.hosts, self.tokens, self.ca, self.logs, self.pids]
+        top = [
+            self.state,
+            self.applied,
+            self.objects,
+            self.refused_objects,
+            self.pods,
+            self.hosts,
+            self.tokens,
+            self.ca,
+            self.logs,
+            self.pids,
+        ]
         return top + [path for node in nodes for path in (self.agent_pods(node), self.redirection(node), self.run_dir(node))]
 
 

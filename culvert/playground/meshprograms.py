@@ -46,7 +46,7 @@ def mesh_programs(layout: Layout, spec: PlaygroundSpec) -> list[MeshProgram]:
 def _control(layout: Layout, spec: PlaygroundSpec) -> MeshProgram:
     env = {
         "CULVERT_INSTANCE": layout.name,
-        "CULVERT_MANIFESTS": str(layout.objects),
+        "CULVERT_MANIFESTS": f"{layout.objects}:{layout.refused_objects}",
         "CULVERT_CA_DIR": str(layout.ca),
         "CULVERT_NODE_TOKENS": str(layout.tokens),
         "CULVERT_XDS_ADDRESS": f"[::]:{XDS_PORT}",

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from culvert.playground.addresses import node_wire_addresses
-from culvert.playground.documents import SOURCE_ANNOTATION
 from culvert.playground.layout import netns_path
 from culvert.playground.pod import Pod
 from culvert.playground.records import PodRecord
 from culvert.playground.services import ServiceSpec
 from mesh.model.enrolment import REDIRECTION_ANNOTATION
+from mesh.model.manifest.core import SOURCE_ANNOTATION
 
 TEMPLATE_HASH_LABEL = "pod-template-hash"
 

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from culvert.playground.documents import SOURCE_ANNOTATION, Document, ObjectKey, dump, load_documents
+from culvert.playground.documents import Document, ObjectKey, dump, load_documents
 from culvert.playground.files import write_atomic
 from mesh.model.errors import Refusal
+from mesh.model.manifest.core import SOURCE_ANNOTATION
 
 
 class Store:

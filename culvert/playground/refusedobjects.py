@@ -1,0 +1,61 @@
+"""Refused policies, kept for the control plane: a policy that cannot be read denies what it would have covered, until it is fixed.
+
+Where an accepted version of the same policy is in force, that one stays and the refused text is not handed on, as on a cluster whose API
+server turns an update down.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from culvert.playground.documents import dump, items
+from culvert.playground.files import write_atomic
+from mesh.model.errors import ConfigError
+from mesh.model.manifest import Key, Refused, parse_file
+from mesh.model.manifest.tree import documents, plain, read
+
+
+def hold_refused(directory: Path, files: Mapping[str, str], refused: Iterable[Refused], in_force: Collection[Key]) -> None:
+    """Replace what is held of these files (name → text) by the policies of theirs among `refused`."""
+    spoiled = {entry.file for entry in refused if entry.policy}
+    for file, whole in files.items():
+        wanted = {}
+        if file in spoiled:
+            for number, text in enumerate(_refused_texts(whole, file, in_force)):
+                wanted[f"{_prefix(file)}{number}.yaml"] = f"# from {file}\n{text}"
+        for old in directory.glob(f"{_prefix(file)}*.yaml"):
+            if old.name not in wanted:
+                old.unlink()
+        for name, text in wanted.items():
+            write_atomic(directory / name, text)
+    drop_refused(directory, in_force)
+
+
+def drop_refused(directory: Path, keys: Collection[Key]) -> list[Key]:
+    """Let go of refused policies with these keys; returns those that were held."""
+    dropped = []
+    for path in directory.glob("*.yaml"):
+        for entry in parse_file(path.read_text(), str(path)).refused:
+            if entry.key is not None and entry.key in keys:
+                path.unlink(missing_ok=True)
+                dropped.append(entry.key)
+    return dropped
+
+
+def _refused_texts(whole_text: str, file: str, in_force: Collection[Key]) -> Iterator[str]:
+    for part in documents(whole_text):
+        try:
+            whole = items(read(part, file))
+            texts = [part.text] if len(whole) < 2 else [dump(plain(node)) for node in whole]
+        except ConfigError:
+            texts = [part.text]
+        for text in texts:
+            entries = [entry for entry in parse_file(text, file).refused if entry.policy]
+            if entries and not any(entry.key in in_force for entry in entries):
+                yield text
+
+
+def _prefix(file: str) -> str:
+    return f"{zlib.crc32(file.encode()):08x}-"
