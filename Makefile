@@ -67,7 +67,7 @@ demo: setup root ## the tour on the bookstore, then everything is taken down aga
 	@$(BIN)/culvert demo
 
 up: setup root ## the bookstore on two nodes, left running
-	@$(BIN)/culvert demo --up
+	@$(BIN)/python -m culvert.demo
 
 down: $(STAMPS)/venv root ## take down what `make up` left running
 	@$(BIN)/culvert down
