@@ -254,6 +254,12 @@ def test_server_drains_in_two_steps(chunk: int) -> None:
     assert talk.machine.finished
 
 
+def test_an_answer_to_no_drain_begins_none(chunk: int) -> None:
+    talk = Talk.begun(chunk=chunk)
+    talk.play('< PING ACK "draining"')
+    assert not talk.machine.draining
+
+
 def test_client_drains_at_once(chunk: int) -> None:
     talk = Talk.begun(client=True, chunk=chunk)
     talk.play(f"""

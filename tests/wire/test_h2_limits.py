@@ -209,9 +209,9 @@ def test_a_budget_refills_up_to_its_burst() -> None:
     ]  # fmt: skip
 
 
-def test_a_clock_that_stands_still_or_goes_back_refills_nothing() -> None:
-    budget = Budget(Rate(1, 1000.0))
-    assert [budget.spend(now) for now in (5.0, 5.0, 4.0, 3.0)] == [True, False, False, False]
+def test_a_clock_that_stands_still_or_goes_back_changes_nothing() -> None:
+    budget = Budget(Rate(3, 1000.0))
+    assert [budget.spend(now) for now in (5.0, 5.0, 4.0, 3.0)] == [True, True, True, False]
 
 
 def test_reasons_are_told_to_the_peer() -> None:

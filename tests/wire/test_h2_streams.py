@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.model.errors import BugError
+from mesh.wire.h2 import LocalSettings
 from tests.wire.h2talk import CONNECT, Talk
 
 pytestmark = pytest.mark.parametrize("chunk", [0, 1, 7])
@@ -225,6 +226,16 @@ def test_the_peer_resets(chunk: int) -> None:
     """)
     with pytest.raises(BugError):
         talk.machine.write_data_header(bytearray(9), 0, 1, 1)
+
+
+def test_a_frame_larger_than_announced_ends_the_connection(chunk: int) -> None:
+    talk = Talk.begun(chunk=chunk, settings=LocalSettings(max_frame=16384))
+    talk.play(f"""
+        {OPEN}
+        < DATA 1 "x"*16385
+        ! Error h2_protocol FRAME_SIZE_ERROR
+        > GOAWAY 1 FRAME_SIZE_ERROR
+    """)
 
 
 def test_we_reset_and_ignore_what_is_on_its_way(chunk: int) -> None:

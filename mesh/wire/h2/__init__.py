@@ -4,7 +4,9 @@
 `reading` (the loop), `control` and `blocks` (the peer's frames), `sending` (our side), `limits` (floods), `headers` (HPACK and
 what a block may hold).
 
-Not here on purpose: push, priorities, trailers as data (they end a stream), extended CONNECT, h2c upgrade. There is no user of them.
+Not here on purpose: push, priorities, trailers as data (they end a stream), extended CONNECT, h2c upgrade, and the comparison of
+`content-length` with what came: a CONNECT has no content. There is no user of them. All else that the conformance tester h2spec
+looks at passes.
 """
 
 from __future__ import annotations
