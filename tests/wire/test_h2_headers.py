@@ -48,6 +48,12 @@ def test_garbage_is_a_block_error_and_nothing_else(blocks: list[bytes]) -> None:
         request_fault(fields)
 
 
+def test_the_peer_is_not_told_where_our_memory_is() -> None:
+    with pytest.raises(BlockError) as caught:
+        HeaderDecoder(1000).decode(b"\xff")
+    assert str(caught.value) == "HPACK: HPACKDecodingError"
+
+
 def test_the_memo_is_used_only_where_a_block_means_itself() -> None:
     """The same literal adds an entry once the table has room: a remembered answer would lose the entry, and all that follows."""
     reader = HeaderDecoder(1000)

@@ -79,7 +79,8 @@ class HeaderDecoder:
         try:
             fields = tuple(self._decoder.decode(block, raw=True))
         except (HPACKError, IndexError, ValueError) as error:
-            raise BlockError(str(error)[:200]) from error
+            # Not the library's text: it may hold addresses of our memory, and what is said here goes to the peer with GOAWAY.
+            raise BlockError(f"HPACK: {type(error).__name__}") from error
         if stateless and not resizes and len(block) <= _MEMO_BLOCK and len(fields) <= _MEMO_FIELDS:
             if len(self._memo) >= _MEMO_BLOCKS:
                 self._memo.clear()
