@@ -9,8 +9,7 @@ import uvloop
 
 from mesh.io.log import setup
 from mesh.model.errors import ConfigError
-from ztunnel.app import main
-from ztunnel.config import from_environment
+from ztunnel.config import from_environment, prepare_process
 
 
 def run() -> int:
@@ -20,6 +19,9 @@ def run() -> int:
     except (ConfigError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    prepare_process()
+    from ztunnel.app import main
+
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main(config, levels, sink))

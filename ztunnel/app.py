@@ -179,11 +179,7 @@ def _access_sink(config: Config, sink: LineSink) -> LineSink:
     """Standard output's, or one for the file that is configured. Raises OSError."""
     if config.access_log is None:
         return sink
-    fd = os.open(config.access_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-    try:
-        return LineSink(fd)
-    finally:
-        os.close(fd)
+    return LineSink(os.open(config.access_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o640))
 
 
 def _raise_descriptors() -> None:

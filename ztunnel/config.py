@@ -184,6 +184,12 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Config:
     return config
 
 
+def prepare_process() -> None:
+    """To be called before gRPC is first imported: it reads these from the environment once, as libraries do."""
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # noqa: TID251 - we start the key helper, and fork for nothing else
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # noqa: TID251
+
+
 def duration(raw: str) -> float:
     """Seconds in `90`, `250ms`, `1h30m`. ValueError otherwise."""
     if raw.isdigit():

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 def steered(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress | None) -> None:
     """A connection was accepted by the 15006 listener."""
-    # Steered by sk_lookup it carries its true destination; redirected by iptables, conntrack knows it.
+    # Steered by sk_lookup it carries its true destination; redirected by iptables, conntrack knows it; else somebody asked for 15006 itself.
     local = socket_address(sock.getsockname())
-    destination = original_destination(sock) if local is not None and local.port == PLAINTEXT_PORT else local
+    destination = local
+    if local is not None and local.port == PLAINTEXT_PORT:
+        destination = original_destination(sock) or local
     if peer is None or destination is None:
         _refuse(deps, sock, Reason.NO_ORIGINAL_DESTINATION, "", peer, local)
     elif destination.port in TUNNEL_PORTS:

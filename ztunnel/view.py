@@ -88,7 +88,7 @@ class View:
             scope = old.scope
         if scope is None:
             scope = PolicyScope.GLOBAL if namespace == DEFAULT_ROOT_NAMESPACE else PolicyScope.NAMESPACE
-        log.error("a policy that cannot be read denies all it covers", policy=key, scope=scope.value)
+        log.error("a policy that cannot be read denies all it covers", policy=key, covers=scope.value)
         return Authorization(name, namespace, scope, Action.DENY, enforceable=False)
 
     def _notify(self, policies: bool) -> None:

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import select
+import stat
 import sys
 import traceback
 from collections.abc import Mapping
@@ -48,6 +49,7 @@ class LineSink:
         self._parts: list[bytes] = []
         self._size = 0
         self._fd, self._owned = _non_blocking(fd)
+        self._shared = not self._owned and not stat.S_ISREG(os.fstat(fd).st_mode)
 
     @property
     def pending(self) -> int:
@@ -98,7 +100,7 @@ class LineSink:
 
     def _write(self, chunk: bytes) -> int:
         try:
-            if self._owned:
+            if not self._shared:
                 return os.write(self._fd, chunk)
             # The description is shared with others, so its flags are not ours to change: ask first. Up to PIPE_BUF
             # bytes are taken whole by a pipe that polls writable.
@@ -207,6 +209,9 @@ def setup(levels: str = "info", form: str = "json", sink: LineSink | None = None
         raise ValueError(f"log format {form!r}: expected json or text")
     for name, value in LEVELS.items():
         logging.addLevelName(value, name)
+    for library in ("asyncio", "grpc", "hpack"):
+        # Theirs is not what somebody asks for who asks for debug; `grpc=debug` still gives it.
+        logging.getLogger(library).setLevel(logging.INFO)
     # What stdlib logging collects and we never print: each costs a system call or a frame walk per record.
     logging.logProcesses = logging.logThreads = logging.logMultiprocessing = False
     logging._srcfile = None  # the switch that the logging cookbook documents
@@ -221,7 +226,8 @@ def setup(levels: str = "info", form: str = "json", sink: LineSink | None = None
 
 def json_line(level: int, scope: str, message: str, fields: Mapping[str, Value], when: float) -> bytes:
     record: dict[str, Value] = {"level": level_name(level), "time": timestamp(when), "scope": scope, "message": message}
-    record.update(fields)
+    for key, value in fields.items():
+        record[key if key not in record else f"field.{key}"] = value
     return json.dumps(record, ensure_ascii=False, default=str, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
 
@@ -251,8 +257,13 @@ def _lost_line(lost: int) -> bytes:
 
 
 def _non_blocking(fd: int) -> tuple[int, bool]:
-    """A non-blocking description of our own for the file behind `fd`; or `fd` itself where it cannot be opened anew (a socket)."""
+    """A non-blocking description of our own for the file behind `fd`; or `fd` itself where that cannot be (a socket) or need not be.
+
+    A regular file never blocks, and has one offset that standard error and we must share, or each overwrites the other.
+    """
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd, False
     try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC), True
+        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), True
     except OSError:
         return fd, False
