@@ -7,7 +7,7 @@ from pathlib import Path
 
 from culvert.cli.kinds import resolve_kind
 from culvert.cli.output import FAILED, FailedError, UsageError, note, show_refusals
-from culvert.playground.apply import NoManifests, apply, manifest_files, next_generation
+from culvert.playground.apply import NoManifests, apply, manifest_files, next_generation, remember_refusals
 from culvert.playground.control import exclusive, load_spec, wait_status
 from culvert.playground.documents import ObjectKey, load_documents
 from culvert.playground.editing import LabelChange, delete_objects, find_objects, set_labels
@@ -62,6 +62,7 @@ def run_delete(layout: Layout, what: list[str], files: list[Path], namespace: st
         if files:
             texts = read_texts(files)
             keys = [document.key for file, text in texts.items() for document in load_documents(text, file)[0]]
+            remember_refusals(layout, texts, ())
         else:
             keys = [_one(layout, kind, name, namespace) for kind, name in _pairs(what)]
         deleted = delete_objects(layout, keys)

@@ -83,11 +83,9 @@ def _refused(layout: Layout, output: str | None) -> None:
     refusals = all_refusals(layout)
     if output == "json":
         print_json([{slot: getattr(item, slot) for slot in Refusal.__slots__} for item in refusals])
-    elif refusals:
-        print_table(
-            ["WHERE", "OBJECT", "FIELD", "FOUND", "ACCEPTED"], [[i.where, i.subject, i.field, i.value, i.accepted] for i in refusals]
-        )
-    else:
+    for refusal in refusals if output != "json" else ():
+        print(refusal)
+    if not refusals and output != "json":
         print("nothing is refused")
 
 

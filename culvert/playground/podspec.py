@@ -36,6 +36,19 @@ IGNORED_IN_POD = (
     "tolerations",
     "topologySpreadConstraints",
 )
+FILE_SYSTEM = "nothing: containers of the playground run on this machine's own file system"
+REFUSED_IN_POD = {
+    "hostNetwork": "false: a pod of the playground has its own network namespace",
+    "volumes": FILE_SYSTEM,
+    "affinity": "nothing, or nodeName: pods are spread over the nodes",
+    "nodeSelector": "nothing, or nodeName: pods are spread over the nodes",
+    "hostAliases": "nothing: /etc/hosts holds the services",
+}
+REFUSED_IN_CONTAINER = {
+    "volumeMounts": FILE_SYSTEM,
+    "envFrom": "nothing: use env",
+    "lifecycle": "nothing: use a command that handles SIGTERM",
+}
 IGNORED_IN_CONTAINER = ("image", "imagePullPolicy", "resources", "terminationMessagePath", "terminationMessagePolicy")
 
 
@@ -107,8 +120,6 @@ def parse_template(metadata: object, spec: object, path: str, report: Report) ->
         report.refuse(fields.at("containers"), name, "a name that no other container of the pod has")
     account = fields.string("serviceAccountName")
     old_account = fields.string("serviceAccount")
-    if fields.take("hostNetwork"):
-        report.refuse(fields.at("hostNetwork"), True, "false: a pod of the playground has its own network namespace")
     result = PodSpec(
         containers=containers,
         init_containers=inits,
@@ -119,6 +130,8 @@ def parse_template(metadata: object, spec: object, path: str, report: Report) ->
         restart_policy=fields.string("restartPolicy", "Always", among=RESTART_POLICIES),
         grace=fields.integer("terminationGracePeriodSeconds", 30, high=3600),
     )
+    for name, accepted in REFUSED_IN_POD.items():
+        _refuse(fields, name, accepted)
     fields.ignore(*IGNORED_IN_POD)
     fields.finish()
     return result
@@ -150,9 +163,18 @@ def _container(fields: Fields, user: int | None, group: int | None, report: Repo
                 probe.port,
                 "a number or one of the container's port names: " + ", ".join(sorted(known)),
             )
+    for other, accepted in REFUSED_IN_CONTAINER.items():
+        _refuse(fields, other, accepted)
     fields.ignore(*IGNORED_IN_CONTAINER)
     fields.finish()
     return result
+
+
+def _refuse(fields: Fields, name: str, accepted: str) -> None:
+    """A field that a cluster would act on and the playground cannot. An empty one asks for nothing."""
+    value = fields.take(name)
+    if value:
+        fields.report.refuse(fields.at(name), value, accepted)
 
 
 def _run_as(fields: Fields, user: int | None, group: int | None) -> tuple[int | None, int | None]:

@@ -1,0 +1,155 @@
+"""Manifests on their way in: whole objects are taken or refused, and a refused policy goes on to deny."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from culvert.playground.apply import NoManifests, apply, check, manifest_files, remembered_refusals
+from culvert.playground.documents import ObjectKey
+from culvert.playground.editing import LabelChange, delete_objects, find_objects, set_labels
+from culvert.playground.layout import Layout
+from culvert.playground.store import Store, source_of
+
+NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
+SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n"
+POLICY = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: closed, namespace: shop}
+spec: {action: DENY, rules: [{to: [{operation: {ports: ["%s"]}}]}]}
+"""
+DENY_KEY = ObjectKey("AuthorizationPolicy", "security.istio.io", "shop", "closed")
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    found = Layout("test", tmp_path / "test")
+    for directory in found.directories(("node-1",)):
+        directory.mkdir(parents=True)
+    return found
+
+
+def join(*documents: str) -> str:
+    return "---\n".join(documents)
+
+
+def names(layout: Layout) -> list[str]:
+    return sorted(key.name for key in Store(layout.applied).load())
+
+
+def test_created_unchanged_configured(layout: Layout) -> None:
+    verbs = []
+    for port in ("80", "80", "81"):
+        applied, refusals = apply(layout, {"a.yaml": join(NAMESPACE, SERVICE.replace("port: 80", f"port: {port}"))})
+        assert refusals == []
+        verbs.append([item.verb for item in applied])
+    assert verbs == [["created", "created"], ["unchanged", "unchanged"], ["unchanged", "configured"]]
+
+
+def test_an_object_remembers_the_users_own_file_and_line(layout: Layout) -> None:
+    apply(layout, {"/srv/a.yaml": join(NAMESPACE, SERVICE)})
+    assert sorted(source_of(document) for document in Store(layout.applied).load().values()) == ["/srv/a.yaml:1", "/srv/a.yaml:5"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (SERVICE.replace("port: 80", "port: 80000"), "spec.ports[0].port"),
+        (SERVICE.replace("selector", "selektor"), "spec.selektor"),
+        (SERVICE.replace("shop", "nowhere"), "metadata.namespace"),
+        (SERVICE.replace("kind: Service", "kind: Sevrice"), "kind"),
+        (SERVICE.replace("name: web", "name: Web!"), "metadata.name"),
+        (POLICY % "99999", "spec.rules[0].to[0].operation.ports[0]"),
+    ],
+)
+def test_one_bad_object_is_refused_whole_and_the_rest_goes_on(layout: Layout, bad: str, field: str) -> None:
+    applied, refusals = apply(layout, {"a.yaml": join(NAMESPACE, bad), "b.yaml": SERVICE.replace("web", "other")})
+    assert [item.key.name for item in applied] == ["shop", "other"]
+    assert {refusal.field for refusal in refusals} == {field}
+    assert all(refusal.where.startswith("a.yaml:") and refusal.accepted for refusal in refusals)
+    assert remembered_refusals(layout) == refusals
+
+
+def test_text_that_is_no_yaml_spoils_only_its_document(layout: Layout) -> None:
+    applied, refusals = apply(layout, {"a.yaml": join(NAMESPACE, "oops: [\n", SERVICE)})
+    assert [item.key.name for item in applied] == ["shop", "web"]
+    assert len(refusals) == 1
+
+
+def test_an_object_given_twice_is_refused(layout: Layout) -> None:
+    applied, refusals = apply(layout, {"a.yaml": join(NAMESPACE, SERVICE), "b.yaml": SERVICE})
+    assert [item.key.name for item in applied] == ["shop"]
+    assert {refusal.subject for refusal in refusals} == {"Service shop/web"}
+
+
+def test_refusals_of_a_file_are_forgotten_when_it_is_applied_again(layout: Layout) -> None:
+    apply(layout, {"a.yaml": join(NAMESPACE, SERVICE.replace("80", "0")), "b.yaml": "x: ["})
+    assert len(remembered_refusals(layout)) == 2
+    apply(layout, {"a.yaml": join(NAMESPACE, SERVICE)})
+    assert [refusal.where.partition(":")[0] for refusal in remembered_refusals(layout)] == ["b.yaml"]
+
+
+def test_a_refused_policy_is_held_for_the_control_plane_until_it_is_fixed(layout: Layout) -> None:
+    apply(layout, {"a.yaml": join(NAMESPACE, POLICY % "99999")})
+    held = list(layout.refused_objects.iterdir())
+    assert len(held) == 1
+    assert "99999" in held[0].read_text()
+    apply(layout, {"a.yaml": join(NAMESPACE, POLICY % "80")})
+    assert list(layout.refused_objects.iterdir()) == []
+    assert names(layout) == ["closed", "shop"]
+
+
+def test_a_policy_in_force_stays_when_its_update_is_refused(layout: Layout) -> None:
+    apply(layout, {"a.yaml": join(NAMESPACE, POLICY % "80")})
+    _, refusals = apply(layout, {"a.yaml": join(NAMESPACE, POLICY % "99999")})
+    assert len(refusals) == 1
+    assert list(layout.refused_objects.iterdir()) == []
+    assert Store(layout.applied).load()[DENY_KEY].body["spec"]["rules"] == [{"to": [{"operation": {"ports": ["80"]}}]}]
+
+
+def test_deleting_a_refused_policy_ends_its_denying(layout: Layout) -> None:
+    apply(layout, {"a.yaml": join(NAMESPACE, POLICY % "99999")})
+    assert delete_objects(layout, [DENY_KEY]).objects == [DENY_KEY]
+    assert list(layout.refused_objects.iterdir()) == []
+
+
+def test_a_namespace_takes_what_is_in_it_along(layout: Layout) -> None:
+    apply(layout, {"a.yaml": join(NAMESPACE, SERVICE, NAMESPACE.replace("shop", "other"))})
+    delete_objects(layout, [ObjectKey("Namespace", "", "", "shop")])
+    assert names(layout) == ["other"]
+
+
+def test_labels_set_by_hand_stay_through_an_apply_unless_the_manifest_says_otherwise(layout: Layout) -> None:
+    apply(layout, {"a.yaml": NAMESPACE})
+    key = find_objects(layout, "namespace", "shop", None)[0]
+    set_labels(layout, key, [LabelChange.parse("mode=ambient"), LabelChange.parse("team=a")])
+
+    def labels() -> object:
+        return Store(layout.applied).load()[key].body["metadata"].get("labels")
+
+    assert labels() == {"mode": "ambient", "team": "a"}
+    assert [item.verb for item in apply(layout, {"a.yaml": NAMESPACE})[0]] == ["unchanged"]
+    apply(layout, {"a.yaml": NAMESPACE.replace("{name: shop}", "{name: shop, labels: {team: b}}")})
+    assert labels() == {"mode": "ambient", "team": "b"}
+    set_labels(layout, key, [LabelChange.parse("mode-")])
+    assert labels() == {"team": "b"}
+
+
+def test_a_built_in_namespace_can_be_labelled_without_a_manifest(layout: Layout) -> None:
+    keys = find_objects(layout, "namespace", "default", None, built_in_namespaces=True)
+    set_labels(layout, keys[0], [LabelChange.parse("a=b")])
+    assert check({"a.yaml": SERVICE.replace("shop", "default")}, ()).refusals == []
+    assert names(layout) == ["default"]
+
+
+def test_paths_that_give_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NoManifests, match="does not exist"):
+        manifest_files([tmp_path / "none"])
+    with pytest.raises(NoManifests, match="subdirectories are not read"):
+        manifest_files([tmp_path])
+    (tmp_path / "b.yml").write_text("")
+    (tmp_path / "a.yaml").write_text("")
+    (tmp_path / "c.txt").write_text("")
+    assert [path.name for path in manifest_files([tmp_path])] == ["a.yaml", "b.yml"]
