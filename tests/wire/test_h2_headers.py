@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hpack import Decoder, Encoder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.wire.h2.headers import NO_TABLE, BlockError, HeaderDecoder, encode, request_fault
@@ -14,6 +14,7 @@ LITERAL = b"\x40\x01a\x01b"
 NEVER_INDEXED = b"\x10\x01a\x01b"
 
 
+@settings(deadline=None)
 @given(st.lists(FIELDS, min_size=1, max_size=4))
 def test_any_decoder_reads_what_we_write(blocks: list[list[tuple[bytes, bytes]]]) -> None:
     """Also one that allows no table at all, which must be told so by the first block."""
@@ -28,6 +29,7 @@ def test_any_decoder_reads_what_we_write(blocks: list[list[tuple[bytes, bytes]]]
     assert not reader.header_table.dynamic_entries
 
 
+@settings(deadline=None)
 @given(st.lists(FIELDS, max_size=4), st.booleans(), st.sampled_from([0, 100, 4096]))
 def test_we_read_what_any_encoder_writes(blocks: list[list[tuple[bytes, bytes]]], huffman: bool, table: int) -> None:
     writer, reader = Encoder(), HeaderDecoder(64 << 10)
@@ -36,6 +38,7 @@ def test_we_read_what_any_encoder_writes(blocks: list[list[tuple[bytes, bytes]]]
         assert reader.decode(writer.encode(fields, huffman=huffman)) == tuple(fields)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=5))
 def test_garbage_is_a_block_error_and_nothing_else(blocks: list[bytes]) -> None:
     reader = HeaderDecoder(1000)

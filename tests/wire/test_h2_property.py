@@ -121,7 +121,7 @@ def bounded(made: H2Connection) -> None:
     assert sys.getsizeof(made._pending) < 20_000
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=500), CUTS, st.booleans())
 def test_arbitrary_bytes(data: bytes, cuts: list[int], client: bool) -> None:
     fresh = H2Connection(client, SETTINGS, Limits())
@@ -130,7 +130,7 @@ def test_arbitrary_bytes(data: bytes, cuts: list[int], client: bool) -> None:
     play(machine(client), data, cuts)
 
 
-@settings(max_examples=600)
+@settings(max_examples=600, deadline=None)
 @given(FRAMES, CUTS, st.booleans())
 def test_arbitrary_frames_in_arbitrary_pieces(data: bytes, cuts: list[int], client: bool) -> None:
     """Cut or whole: the same end for the same reason; the same events, but for those lost in the call that raised."""
@@ -160,7 +160,7 @@ def flat(events: list[str]) -> list[str]:
     return out
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([1, 3, 5]), st.integers(0, 70_000), st.integers(0, 60_000)), max_size=40), CUTS)
 def test_a_stream_never_holds_more_than_its_window(steps: list[tuple[int, int, int]], cuts: list[int]) -> None:
     """What was delivered and not consumed is our memory: at most a stream's window, whatever the peer sends."""

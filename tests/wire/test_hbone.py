@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.model.errors import BugError
@@ -124,6 +124,7 @@ def test_loose_authorities_are_refused(text: str) -> None:
     assert (refused.reason, refused.status) == (Reason.BAD_AUTHORITY, 400)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_an_authority_that_is_taken_has_one_meaning(text: str) -> None:
     authority = parse_authority(text)
@@ -132,6 +133,7 @@ def test_an_authority_that_is_taken_has_one_meaning(text: str) -> None:
         assert parse_authority(str(authority)) == authority
 
 
+@settings(deadline=None)
 @given(st.one_of(st.ip_addresses()), st.integers(1, 65535))
 def test_every_address_is_an_authority(ip: object, port: int) -> None:
     text = f"{ip}:{port}" if "." in str(ip) and ":" not in str(ip) else f"[{ip}]:{port}"
@@ -162,6 +164,7 @@ def test_forwarded_host(value: bytes) -> None:
     assert forwarded_host(value) == FORWARDED[value]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_forwarded_never_fails(value: bytes) -> None:
     forwarded_host(value)
@@ -180,6 +183,7 @@ def test_traceparent_is_made_of_the_bytes_given() -> None:
         traceparent(bytes(23))
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=24, max_size=24))
 def test_every_traceparent_that_we_make_is_valid(random: bytes) -> None:
     made = traceparent(random)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.model.workload import Locality, Workload, WorkloadType
@@ -71,11 +71,13 @@ def test_values_that_would_break_the_field_are_escaped() -> None:
 NAMES = st.text("abcxyz0189-._:/@", min_size=0, max_size=60)
 
 
+@settings(deadline=None)
 @given(st.builds(Baggage, NAMES, NAMES, st.just(WorkloadType.JOB), NAMES.filter(bool), NAMES, NAMES, NAMES, NAMES))
 def test_names_read_back(said: Baggage) -> None:
     assert parse_baggage([said.encode().encode()]) == said
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=100), max_size=4))
 def test_reading_never_fails(lines: list[bytes]) -> None:
     parse_baggage(lines)
