@@ -109,8 +109,9 @@ class Member:
         self._deps = deps
         self._ledger = ledger
         self._poked = asyncio.Event()
-        self._stale = True  # routing and addresses must be looked at again
+        self._prepare_due = self._capture_due = True  # routing and addresses must be looked at (again)
         self._since: float | None = None  # loop time of the first announcement, or of the withdrawal
+        self._retry_at: float | None = None  # loop time when a refusal by the tunnel is to be questioned
         self._watch: AddressWatch | None = None
 
     def __repr__(self) -> str:
@@ -135,9 +136,11 @@ class Member:
             try:
                 wait = await self._enter(self.wanted) if self.wanted is not None else await self._leave()
             except (OSError, CulvertError) as error:
+                self._look_again()
                 wait = self._failed(str(error))
             except Exception as error:
                 log.exception("a bug in the reconciliation of a pod", uid=self.uid)
+                self._look_again()
                 wait = self._failed(f"internal error: {error!r}")
             if wait is None:
                 return
@@ -145,7 +148,8 @@ class Member:
                 async with asyncio.timeout(wait):  # not wait_for: in Python 3.11 it can swallow a cancellation
                     await self._poked.wait()
             except TimeoutError:
-                self._stale = self._stale or self.phase is Phase.ENROLLED
+                if self.phase is Phase.ENROLLED:
+                    self._look_again()
 
     async def open(self, pod: Pod) -> Namespace:
         """The pod's namespace, held open. Where the pod has another one than before, everything starts anew with it.
@@ -166,7 +170,8 @@ class Member:
             await self._restore(old)
             self.phase, self._since = Phase.STARTING, None
         self._ledger.homes[cookie] = self.uid
-        self.namespace, self.path, self._stale = namespace, pod.netns, True
+        self.namespace, self.path = namespace, pod.netns
+        self._look_again()
         self.enabled = cookie in self._ledger.captured and self.uid in self._ledger.enabled_before
         self.announce(pod)
         if old is not None:
@@ -191,48 +196,69 @@ class Member:
         """Do what can be done now; returns after how long to look again. OSError, CulvertError: the next step is not possible yet."""
         deps, now = self._deps, asyncio.get_running_loop().time()
         if self.phase is Phase.LEAVING:  # labelled again while it left
-            self.phase, self._since, self._stale = Phase.STARTING, None, True
+            self.phase, self._since = Phase.STARTING, None
+            self._look_again()
         namespace = await self.open(pod)
-        if self._stale:
+        if self._prepare_due:
             await deps.kernel(lambda: deps.host.prepare(pod.uid, pod.netns, namespace))
+            self._prepare_due = False
         self.announce(pod)
-        self._since = self._since or now
+        if self._since is None:
+            self._since = now
 
-        progress, words = deps.tunnels.progress(pod.uid)
-        if progress is Progress.ACCEPTED and not await deps.kernel(lambda: deps.host.adopt(namespace)):
-            progress, words = Progress.REFUSED, "it accepted the pod but listens on no port 15006 with the mark of this node"
+        refusal = await self._refusal(pod, namespace, now)
+        progress, _ = deps.tunnels.progress(pod.uid)
+        accepted = progress is Progress.ACCEPTED and not refusal
         captured = namespace.cookie in self._ledger.captured
         headstart = self._since + HEADSTART - now if self._running and not captured else 0.0
-        if progress is Progress.ACCEPTED or headstart <= 0:
-            if not captured or self._stale:
-                await self._capture(namespace)
-        elif progress is not Progress.REFUSED:
-            self.problem = progress.value
-            return headstart
-        if progress is Progress.ACCEPTED:
-            await self._enrolled(pod)
+        if (accepted or headstart <= 0) and (not captured or self._capture_due):
+            await self._capture(namespace)
+            captured = True
+        if accepted:
+            self._enrolled(pod)
             return RESYNC
-        if captured or headstart <= 0:
+        if captured:
             self.phase = Phase.CAPTURED
+        if refusal:
+            if self._retry_at is None:
+                self._retry_at = now + self._failed(refusal)
+            wait = self._retry_at - now
+        else:
+            wait = LAST_RETRY
+            if progress is Progress.NO_TUNNEL or not self.failures:
+                self.failures, self._retry_at = 0, None
+                self._pending(progress.value, captured)
+        return min(wait, headstart) if headstart > 0 else wait
+
+    async def _refusal(self, pod: Pod, namespace: Namespace, now: float) -> str:
+        """Why the tunnel will not have the pod, or nothing. Offers it again when that is due."""
+        progress, words = self._deps.tunnels.progress(pod.uid)
+        if progress is Progress.REFUSED and self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            self._deps.tunnels.retry(pod.uid)
+            return ""
         if progress is Progress.REFUSED:
-            raise EnrolError(f"{progress.value}: {words}")
-        self._pending(progress.value)
-        return LAST_RETRY
+            return f"{progress.value}: {words}"
+        if progress is Progress.ACCEPTED and not await self._deps.kernel(lambda: self._deps.host.adopt(namespace)):
+            if self._retry_at is not None and now >= self._retry_at:
+                self._retry_at = None
+            return "the tunnel accepted the pod, but listens on no port 15006 with the mark of this node"
+        return ""
 
     async def _capture(self, namespace: Namespace) -> None:
         await self._deps.kernel(lambda: self._deps.host.capture(namespace))
         self._ledger.captured.add(namespace.cookie)
-        self._stale = False
+        self._capture_due = False
         if self._watch is None:
             self._watch = self._deps.watch_addresses(namespace, self._addresses_changed)
 
-    async def _enrolled(self, pod: Pod) -> None:
+    def _enrolled(self, pod: Pod) -> None:
         if not self.enabled:
             self._deps.redirections.report(pod.uid, "enabled")
             self.enabled = True
             self._deps.count("enrolled")
             log.info("a pod is in the mesh", uid=pod.uid, pod=f"{pod.namespace}/{pod.name}")
-        self.phase, self.problem, self.failures = Phase.ENROLLED, "", 0
+        self.phase, self.problem, self.failures, self._retry_at = Phase.ENROLLED, "", 0, None
 
     async def _leave(self) -> float | None:
         """None when nothing is left of the pod."""
@@ -275,23 +301,24 @@ class Member:
         self._ledger.homes.pop(cookie, None)
         self.enabled = False
 
+    def _look_again(self) -> None:
+        self._prepare_due = self._capture_due = True
+
     def _addresses_changed(self) -> None:
-        self._stale = True
+        self._look_again()
         self.poke()
 
-    def _pending(self, why: str) -> None:
+    def _pending(self, why: str, report: bool) -> None:
         self.problem = why
-        if not self.enabled:
+        if report and not self.enabled:
             self._deps.redirections.report(self.uid, self.state)
 
     def _failed(self, why: str) -> float:
+        """Note a failure; returns the seconds until the next try."""
         self.failures += 1
-        self._stale = True
         self._deps.count("failed")
         if why != self.problem:
             log.warning("a pod is pending", uid=self.uid, why=why, leaving=self.wanted is None)
-        self.problem = why
-        if self.failures >= REPORT_AFTER and self.wanted is not None:
-            with contextlib.suppress(OSError):
-                self._pending(why)
+        with contextlib.suppress(OSError):
+            self._pending(why, self.failures >= REPORT_AFTER and self.wanted is not None)
         return float(min(FIRST_RETRY * 2 ** min(self.failures - 1, 20), LAST_RETRY))

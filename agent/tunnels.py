@@ -70,11 +70,17 @@ class Tunnels:
     # What the reconciler says
 
     def announce(self, uid: str, info: WorkloadInfo, namespace: Namespace | None) -> None:
-        """The pod is in the mesh. Idempotent, except that a pod that was refused is offered again."""
+        """The pod is in the mesh. Idempotent: a pod that the newest tunnel refused is not offered to it again, unless it changed."""
         workload = Workload(info, namespace)
         if self.workloads.get(uid) != workload:
             self.workloads[uid] = workload
         self._offer(uid)
+
+    def retry(self, uid: str) -> None:
+        """Offer a pod again that the newest tunnel refused."""
+        if self.newest is not None and self.newest.refused.pop(uid, None) is not None:
+            self.newest.asked.pop(uid, None)
+            self._offer(uid)
 
     def keep(self, uid: str) -> None:
         """The pod may be in the mesh, but is not known well enough to announce: a tunnel that has it shall not drop it."""
@@ -165,8 +171,8 @@ class Tunnels:
         tunnel, workload = self.newest, self.workloads[uid]
         if tunnel is None or workload.info is None or workload.namespace is None:
             return
-        if tunnel.asked.get(uid) is workload and uid not in tunnel.refused:
-            return  # accepted, or the answer is awaited
+        if tunnel.asked.get(uid) is workload:
+            return  # it is to answer, or it did
         tunnel.refused.pop(uid, None)
         tunnel.leaving.discard(uid)
         tunnel.told.add(uid)
