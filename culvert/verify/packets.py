@@ -9,7 +9,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Padding
 
-from culvert.verify.streams import Segment
+from culvert.verify.streams import ACK, Segment
 from mesh.model.workload import SocketAddress
 
 ICMPV6 = 58
@@ -34,8 +34,9 @@ def parse(frame: bytes) -> Segment | str | None:
         payload = bytes(tcp.payload) if not isinstance(tcp.payload, Padding) else b""
         if Padding in packet:
             payload = payload[: len(payload) - len(packet[Padding].load)] if payload else payload
-        source = SocketAddress(ip_address(layer.src), tcp.sport)
-        return Segment(source, SocketAddress(ip_address(layer.dst), tcp.dport), tcp.seq, int(tcp.flags), payload)
+        flags = int(tcp.flags)
+        ends = [SocketAddress(ip_address(layer.src), tcp.sport), SocketAddress(ip_address(layer.dst), tcp.dport)]
+        return Segment(ends[0], ends[1], tcp.seq, flags, payload, tcp.ack if flags & ACK else None)
     if ICMP in packet or protocol == ICMPV6:
         return None
     if UDP in packet:

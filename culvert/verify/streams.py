@@ -17,13 +17,14 @@ WRAP = 1 << 32
 
 
 class Segment(NamedTuple):
-    """One captured TCP segment."""
+    """One captured TCP segment. `acknowledged` is None where the ACK flag is not set."""
 
     source: SocketAddress
     destination: SocketAddress
     sequence: int
     flags: int
     payload: bytes
+    acknowledged: int | None = None
 
 
 @dataclass(slots=True)
@@ -35,8 +36,11 @@ class Direction:
     from_start: bool = False
     _first: int | None = None
     _pieces: dict[int, bytes] = field(default_factory=dict)
+    _received: int = 0  # how far the other end says it has got, a FIN counted
+    _fin: bool = False
 
     def add(self, segment: Segment) -> None:
+        self._fin |= bool(segment.flags & FIN)
         sequence = segment.sequence
         if segment.flags & SYN:
             self._first, self.from_start = (sequence + 1) % WRAP, True
@@ -45,9 +49,19 @@ class Direction:
             return
         if self._first is None:
             self._first = sequence
-        offset = (sequence - self._first + WRAP // 2) % WRAP - WRAP // 2  # signed distance: a late first piece lies before zero
+        offset = self._offset(sequence)
         if len(segment.payload) > len(self._pieces.get(offset, b"")):
             self._pieces[offset] = segment.payload
+
+    def acknowledge(self, number: int) -> None:
+        """The other end has everything before this sequence number: what we did not see of it is missing, also at the end."""
+        if self._first is not None:
+            self._received = max(self._received, self._offset(number))
+
+    def _offset(self, sequence: int) -> int:
+        """Signed distance from the first byte: a first piece that comes late lies before zero."""
+        assert self._first is not None
+        return (sequence - self._first + WRAP // 2) % WRAP - WRAP // 2
 
     def assemble(self) -> None:
         """Put the pieces in order into `data`. Call once, when all segments are in."""
@@ -62,6 +76,7 @@ class Direction:
                 position = offset
             out += piece[position - offset :]
             position = offset + len(piece)
+        self.missing += max(0, self._received - self._fin - position)
         self.data = bytes(out)
         self._pieces.clear()
 
@@ -106,7 +121,10 @@ def flows(segments: Iterable[Segment]) -> list[Flow]:
         outward = segment.source == flow.client
         if segment.flags & RST and not outward and flow.downstream._first is None:
             flow.refused = True
-        (flow.upstream if outward else flow.downstream).add(segment)
+        forth, back = (flow.upstream, flow.downstream) if outward else (flow.downstream, flow.upstream)
+        forth.add(segment)
+        if segment.acknowledged is not None:
+            back.acknowledge(segment.acknowledged)
     for flow in found:
         flow.upstream.assemble()
         flow.downstream.assemble()

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from culvert.verify.streams import ACK, RST, SYN, WRAP, Segment, flows
+from culvert.verify.streams import ACK, FIN, RST, SYN, WRAP, Segment, flows
 from mesh.model.workload import SocketAddress
 
 A = SocketAddress(IPv4Address("10.0.0.1"), 40000)
@@ -48,6 +48,21 @@ def test_a_hole_is_counted() -> None:
 def test_a_first_byte_that_is_lost_is_a_hole_too() -> None:
     (flow,) = flows([up(0, flags=SYN), *pieces(1)[1:]])
     assert flow.missing == 100
+
+
+def test_an_end_that_was_acknowledged_but_not_seen_is_a_hole() -> None:
+    (flow,) = flows([up(0, flags=SYN), up(1, b"abc"), down(0, flags=SYN | ACK)._replace(acknowledged=1), down(1)._replace(acknowledged=9)])
+    assert flow.missing == 5
+
+
+def test_a_fin_takes_a_number_and_no_byte() -> None:
+    (flow,) = flows([up(0, flags=SYN), up(1, b"abc"), up(4, flags=FIN | ACK), down(1)._replace(acknowledged=5)])
+    assert flow.missing == 0
+
+
+def test_acknowledgements_from_before_mean_nothing() -> None:
+    (flow,) = flows([down(7)._replace(acknowledged=5000), up(5000, b"abc"), down(7)._replace(acknowledged=5003)])
+    assert flow.missing == 0
 
 
 def test_joined_in_the_middle() -> None:
