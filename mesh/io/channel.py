@@ -138,10 +138,14 @@ class Channel:
         try:
             # A call gives one record. Asking once more than needed costs an exception, so stop when nothing is left.
             while incoming.pending:
-                filled += read(_RECORD, _PLAIN[filled:])
+                size = read(_RECORD, _PLAIN[filled:])
+                if not size:  # close_notify
+                    self.eof = self.clean = True
+                    break
+                filled += size
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:
+        except ssl.SSLZeroReturnError:  # close_notify, and we have sent ours
             self.eof = self.clean = True
         except ssl.SSLError as error:
             raise PeerError(Reason.TUNNEL_LOST, describe(error)) from error

@@ -37,8 +37,9 @@ def stream_socket(version: int, mark: int | None = None) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         if mark is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-    except OSError:
+            # As bytes: the upper half of the marks does not fit in the int that setsockopt takes.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("I", mark))
+    except BaseException:
         sock.close()
         raise
     return sock
@@ -105,7 +106,7 @@ def _listener(version: int, port: int, host: str, mark: int | None, transparent:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
         sock.bind((host or ("::" if version == 6 else "0.0.0.0"), port))
         sock.listen(BACKLOG)
-    except OSError:
+    except BaseException:
         sock.close()
         raise
     return sock
