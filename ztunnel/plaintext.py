@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def steered(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress | None) -> None:
     """A connection was accepted by the 15006 listener."""
-    # Steered by sk_lookup it carries its true destination; redirected by iptables, conntrack knows it; else somebody asked for 15006 itself.
+    # Steered by sk_lookup it carries its true destination; redirected by iptables, conntrack knows it; else it asks for 15006.
     local = socket_address(sock.getsockname())
     destination = local
     if local is not None and local.port == PLAINTEXT_PORT:

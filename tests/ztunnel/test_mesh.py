@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from agent.bpf import Programs, uninstall
 from mesh.model.policy import Action, Authorization, Clause, Match, PolicyScope, Rule, StringKind, StringMatch
 from mesh.model.workload import NamespacedHostname, NetworkAddress, Service, ServicePort, TunnelProtocol, Workload
 from mesh.wire.xds import AUTHORIZATION_TYPE
-from tests.bpf.lab import App, Node, Pod, greet, ip_address, node, receive
+from tests.bpf.lab import App, Node, Pod, greet, node, receive
 from tests.ztunnel.double import Agent, ControlPlane, TunnelProcess, until
 
 pytestmark = pytest.mark.netns
@@ -92,7 +93,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             agents.append(agent)
             made.route_deliveries(pod)
             programs.enrol(pod.cookie, pod.netns.fd, pod.addresses)
-        found = Lab(made, control, a, b, c, *agents, programs.mark, directory, [])
+        found = Lab(made, control, a, b, c, agents[0], agents[1], programs.mark, directory, [])
         service = Service(
             "b", "shop", SERVICE.hostname, vips=(NetworkAddress("", ip_address(VIP)),), ports=(ServicePort(80, PORT),), canonical=True
         )
@@ -282,6 +283,7 @@ def test_the_control_plane_may_go_away_and_come_back(lab: Lab, pair: Pair, app: 
 
 
 def test_memory_at_rest(pair: Pair) -> None:
+    until("start-up is over", lambda: '"message":"ready"' in pair[0].log.read_text())
     assert pair[0].resident() < 45 << 20
 
 
