@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.netns]
 
 CONVERSATION = sorted(PORTS)
 FAMILIES = ["v4", "v6", "mapped"]
-NODES = {"same": "node1", "other": "node2"}
+NODES = {"same": "node-1", "other": "node-2"}
 BULK = 100_000_000
 
 # who → (client pod, server pod, whether it may, whether both ends are in the mesh)
@@ -42,7 +42,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
             objects.append(pod(f"server-{kind}-{place}", kind, node, serve, port=CLIENT_FIRST))
     for kind in ("mesh", "plain"):
         name = f"client-{kind}"
-        objects.append(pod(name, kind, "node1", [sys.executable, str(CONVERSATIONS), "drive", str(playground.drive_socket(name))]))
+        objects.append(pod(name, kind, "node-1", [sys.executable, str(CONVERSATIONS), "drive", str(playground.drive_socket(name))]))
     (directory / "all.yaml").write_text(yaml.safe_dump_all(objects))
     try:
         playground.up()
