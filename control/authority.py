@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -23,8 +24,8 @@ from mesh.model.identity import Identity
 from mesh.model.reasons import Reason
 
 ROOT_LIFE = timedelta(days=3650)
-SERVING_LIFE = timedelta(days=365)
-BACKDATE = timedelta(minutes=2)  # clocks of nodes differ
+SERVING_LIFE = timedelta(days=30)
+BACKDATE = timedelta(minutes=2)  # clocks of nodes differ; less for short-lived ones, which are renewed at half of their life
 MAX_LIFE = 90 * 86400  # seconds; a longer request is an error, as at Istio's CA
 MAX_CSR = 16384  # characters
 CURVES = (ec.SECP256R1, ec.SECP384R1)
@@ -37,6 +38,7 @@ class Authority:
         self._key = key
         self._root = root
         self.root_pem = root.public_bytes(serialization.Encoding.PEM).decode()
+        self.not_after = root.not_valid_after_utc
 
     def sign(self, csr_pem: str, identity: Identity, seconds: int, longest: float) -> list[str]:
         """The chain for `identity`: leaf first, root last. `seconds`: lifetime asked for, 0 for the longest there is.
@@ -54,7 +56,7 @@ class Authority:
     def serving(self, names: Sequence[str]) -> tuple[bytes, bytes]:
         """A key and a chain, both PEM, for the control plane's own TLS port."""
         key = ec.generate_private_key(ec.SECP256R1())
-        san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+        san = x509.SubjectAlternativeName([_general_name(name) for name in names])
         leaf = self._leaf(key.public_key(), x509.Name([]), san, [ExtendedKeyUsageOID.SERVER_AUTH], SERVING_LIFE, critical=True)
         return _private_pem(key), leaf.public_bytes(serialization.Encoding.PEM) + self.root_pem.encode()
 
@@ -75,7 +77,7 @@ class Authority:
             .issuer_name(self._root.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - BACKDATE)
+            .not_valid_before(now - min(BACKDATE, life / 10))
             .not_valid_after(min(now + life, self._root.not_valid_after_utc))
             .add_extension(san, critical=critical)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -162,6 +164,13 @@ def _public_key(csr_pem: str) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
     if isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= 8192:
         return key
     raise PeerError(Reason.NO_CERTIFICATE, "the request's key is neither ECDSA P-256 or P-384, nor RSA of 2048 to 8192 bits")
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -1,4 +1,7 @@
-"""What a control plane can be told, all by environment variables. Only this file reads the environment."""
+"""Configuration of the control plane: read once from the environment, here and nowhere else.
+
+Each field is followed by its variable, meaning, unit, default and off-switch.
+"""
 
 from __future__ import annotations
 
@@ -9,116 +12,118 @@ from pathlib import Path
 
 from mesh.io.http import parse_address
 from mesh.model.errors import ConfigError, Refusal
+from mesh.model.identity import DEFAULT_TRUST_DOMAIN
+from mesh.model.manifest.shapes import DNS_LABEL, DNS_NAME, Report, Text
+from mesh.model.manifest.tree import Node
+from mesh.model.state import DEFAULT_ROOT_NAMESPACE
+
+DAY = 86400
+LONGEST_LEAF = 90 * DAY
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    """The whole configuration. Under each field: its variable, meaning, unit, default, and how to switch it off."""
-
-    instance: str
-    """CULVERT_INSTANCE. Names this control plane in logs. Default: control."""
-
     manifests: tuple[Path, ...]
-    """CULVERT_MANIFESTS. Directories of YAML manifests, separated by colons; all of one mesh. Required."""
+    """CULVERT_MANIFESTS: directories of YAML files, separated by colons. Required."""
 
     ca_dir: Path
-    """CULVERT_CA_DIR. Where the root key (0600) and root-cert.pem are kept, and made at first start. Default: /var/lib/culvert/ca."""
+    """CULVERT_CA_DIR: where the root's key (0600) and certificate are kept; made if missing. Required."""
 
     node_tokens: Path
-    """CULVERT_NODE_TOKENS. Directory with one file per node, named after it, that holds its bearer token. Required."""
+    """CULVERT_NODE_TOKENS: directory with one file per node, named as the node, holding its bearer token. Required."""
 
-    xds_address: str
-    """CULVERT_XDS_ADDRESS. xDS and certificates over TLS. Default: [::]:15012."""
+    xds_address: str = "[::]:15012"
+    """CULVERT_XDS_ADDRESS: xDS and CA over TLS. Empty switches it off."""
 
-    xds_plaintext: str
-    """CULVERT_XDS_PLAINTEXT. The same in plaintext; loopback only. Default: 127.0.0.1:15010. Off: empty."""
+    xds_plaintext: str = "127.0.0.1:15010"
+    """CULVERT_XDS_PLAINTEXT: the same without TLS; loopback only. Empty switches it off."""
 
-    http_address: str
-    """CULVERT_HTTP_ADDRESS. Readiness, metrics, debug. Default: [::]:15014."""
+    http_address: str = ":15014"
+    """CULVERT_HTTP_ADDRESS: readiness, metrics, debug."""
 
-    server_names: tuple[str, ...]
-    """CULVERT_SERVER_NAMES. DNS names in the serving certificate, separated by commas. Default: istiod.istio-system.svc."""
+    server_names: tuple[str, ...] = ("istiod.istio-system.svc",)
+    """CULVERT_SERVER_NAMES: DNS names or IPs in the serving certificate, separated by commas."""
 
-    root_namespace: str
-    """CULVERT_ROOT_NAMESPACE. Its policies apply to the whole mesh. Default: istio-system."""
+    root_namespace: str = DEFAULT_ROOT_NAMESPACE
+    """CULVERT_ROOT_NAMESPACE: policies there without selector are for all of the mesh."""
 
-    trust_domain: str
-    """CULVERT_TRUST_DOMAIN. Default: cluster.local."""
+    trust_domain: str = DEFAULT_TRUST_DOMAIN
+    """CULVERT_TRUST_DOMAIN: of every identity that is issued."""
 
-    cluster_id: str
-    """CLUSTER_ID. The cluster's name in workload uids and telemetry. Default: Kubernetes."""
+    cert_ttl: int = DAY
+    """CULVERT_CERT_TTL: lifetime of workload certificates that ask for none, and the longest that is given. Seconds, 1 to 90 days."""
 
-    cluster_domain: str
-    """CLUSTER_DOMAIN. DNS suffix of services. Default: cluster.local."""
+    cluster: str = "Kubernetes"
+    """CLUSTER_ID: prefix of workloads' uids."""
 
-    network: str
-    """NETWORK. The network that the pods are on. Default: empty, the only one."""
+    cluster_domain: str = "cluster.local"
+    """CULVERT_CLUSTER_DOMAIN: what Service names end in."""
 
-    certificate_ttl: float
-    """CULVERT_CERT_TTL. Longest (and default) lifetime of a workload's certificate, seconds. Default: 86400."""
+    instance: str = ""
+    """CULVERT_INSTANCE: name of this control plane in logs."""
 
-    log_level: str
-    """LOG_LEVEL. `info` or `info,xds=debug`. Default: info."""
+    log_level: str = "info"
+    """LOG_LEVEL: error, warn, info, debug, trace, or `scope=level` pairs with commas."""
 
-    log_format: str
-    """LOG_FORMAT. json or text. Default: json."""
+    log_format: str = "json"
+    """LOG_FORMAT: json or text."""
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> Config:  # noqa: TID251 - this is the place
-    """The configuration. Raises ConfigError with every value that is not accepted."""
+def from_environment(environ: Mapping[str, str] | None = None) -> Config:
+    """ConfigError with everything that is wrong."""
+    source = os.environ if environ is None else environ  # noqa: TID251 - this is the one place
     refusals: list[Refusal] = []
 
-    def refuse(name: str, accepted: str) -> None:
-        refusals.append(Refusal("environment", "", name, repr(environment.get(name, "")), accepted))
+    def refuse(name: str, value: str, accepted: str) -> None:
+        refusals.append(Refusal("environment", "", name, repr(value), accepted))
 
-    def required(name: str, accepted: str) -> str:
-        value = environment.get(name, "")
+    def required(name: str) -> str:
+        value = source.get(name, "")
         if not value:
-            refuse(name, accepted)
+            refuse(name, value, "a path")
         return value
 
-    def address(name: str, default: str, *, loopback: bool = False, optional: bool = False) -> str:
-        value = environment.get(name, default)
-        if not value and optional:
-            return ""
-        try:
-            host, _ = parse_address(value)
-        except ValueError:
-            refuse(name, "host:port, [ipv6]:port or :port")
-            return value
-        if loopback and host not in ("127.0.0.1", "::1", "localhost"):
-            refuse(name, "a loopback address, since this port is not encrypted")
+    def address(name: str, default: str) -> str:
+        value = source.get(name, default)
+        if value:
+            try:
+                parse_address(value)
+            except ValueError:
+                refuse(name, value, "host:port, [v6]:port, :port, or nothing for off")
         return value
 
-    def seconds(name: str, default: str) -> float:
-        try:
-            value = float(environment.get(name, default))
-        except ValueError:
-            value = 0
-        if not 10 <= value <= 90 * 86400:
-            refuse(name, "seconds, from 10 to 7776000 (90 days)")
+    def named(name: str, default: str, shape: Text) -> str:
+        value = source.get(name) or default
+        report = Report("")
+        shape.read(Node(value, 0), "", report)
+        if report.refusals:
+            refuse(name, value, shape.accepted)
         return value
 
-    log_format = environment.get("LOG_FORMAT", "json")
-    if log_format not in ("json", "text"):
-        refuse("LOG_FORMAT", "json or text")
+    manifests = tuple(Path(part) for part in required("CULVERT_MANIFESTS").split(":") if part)
+    plaintext = address("CULVERT_XDS_PLAINTEXT", Config.xds_plaintext)
+    if plaintext and not plaintext.startswith(("127.", "[::1]:", "localhost:")):
+        refuse("CULVERT_XDS_PLAINTEXT", plaintext, "a loopback address: tokens must not cross a wire in clear")
+    ttl = source.get("CULVERT_CERT_TTL") or str(Config.cert_ttl)
+    if not ttl.isascii() or not ttl.isdigit() or not 1 <= int(ttl) <= LONGEST_LEAF:
+        refuse("CULVERT_CERT_TTL", ttl, f"seconds from 1 to {LONGEST_LEAF}")
+        ttl = "1"
     config = Config(
-        instance=environment.get("CULVERT_INSTANCE", "control"),
-        manifests=tuple(Path(part) for part in required("CULVERT_MANIFESTS", "directories, separated by colons").split(":") if part),
-        ca_dir=Path(environment.get("CULVERT_CA_DIR", "/var/lib/culvert/ca")),
-        node_tokens=Path(required("CULVERT_NODE_TOKENS", "a directory with one token file per node")),
-        xds_address=address("CULVERT_XDS_ADDRESS", "[::]:15012"),
-        xds_plaintext=address("CULVERT_XDS_PLAINTEXT", "127.0.0.1:15010", loopback=True, optional=True),
-        http_address=address("CULVERT_HTTP_ADDRESS", "[::]:15014"),
-        server_names=tuple(name for name in environment.get("CULVERT_SERVER_NAMES", "istiod.istio-system.svc").split(",") if name),
-        root_namespace=environment.get("CULVERT_ROOT_NAMESPACE", "istio-system"),
-        trust_domain=environment.get("CULVERT_TRUST_DOMAIN", "cluster.local"),
-        cluster_id=environment.get("CLUSTER_ID", "Kubernetes"),
-        cluster_domain=environment.get("CLUSTER_DOMAIN", "cluster.local"),
-        network=environment.get("NETWORK", ""),
-        certificate_ttl=seconds("CULVERT_CERT_TTL", "86400"),
-        log_level=environment.get("LOG_LEVEL", "info"),
-        log_format=log_format,
+        manifests=manifests,
+        ca_dir=Path(required("CULVERT_CA_DIR")),
+        node_tokens=Path(required("CULVERT_NODE_TOKENS")),
+        xds_address=address("CULVERT_XDS_ADDRESS", Config.xds_address),
+        xds_plaintext=plaintext,
+        http_address=address("CULVERT_HTTP_ADDRESS", Config.http_address),
+        server_names=tuple(name for name in source.get("CULVERT_SERVER_NAMES", Config.server_names[0]).split(",") if name),
+        root_namespace=named("CULVERT_ROOT_NAMESPACE", Config.root_namespace, DNS_LABEL),
+        trust_domain=named("CULVERT_TRUST_DOMAIN", Config.trust_domain, DNS_NAME),
+        cert_ttl=int(ttl),
+        cluster=source.get("CLUSTER_ID") or Config.cluster,
+        cluster_domain=named("CULVERT_CLUSTER_DOMAIN", Config.cluster_domain, DNS_NAME),
+        instance=source.get("CULVERT_INSTANCE", ""),
+        log_level=source.get("LOG_LEVEL") or Config.log_level,
+        log_format=source.get("LOG_FORMAT") or Config.log_format,
     )
     if refusals:
         raise ConfigError(*refusals)

@@ -1,10 +1,10 @@
-"""The control plane's metrics, under Istio's names where Istio has one."""
+"""What the control plane counts, under Istio's names where Istio has one."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,17 +26,19 @@ class Metrics:
         build.labels("pilot", build_tag()).set(1)
         self.clients = Gauge("pilot_xds", "Connected xDS clients", registry=self.registry)
         self.pushes = Counter("pilot_xds_pushes", "Responses sent, by type", ["type"], registry=self.registry)
-        self.rejects = Counter("pilot_total_xds_rejects", "Responses that a client rejected", registry=self.registry)
+        self.rejects = Counter("pilot_total_xds_rejects", "Responses that a client rejected, by type", ["type"], registry=self.registry)
         self.refused_clients = Counter("pilot_xds_auth_failures", "xDS streams refused for want of a token", registry=self.registry)
-        self.config_events = Counter("pilot_k8s_cfg_events", "Changes of manifests, by result", ["event"], registry=self.registry)
-        self.refused_objects = Gauge("culvert_refused_objects", "Objects of the sources that are refused now", registry=self.registry)
+        self.refused_objects = Gauge("culvert_refused_objects", "Objects of the sources refused now", ["kind"], registry=self.registry)
         self.unenforceable = Gauge("culvert_unenforceable_policies", "Policies that deny what they cover", registry=self.registry)
         self.services = Gauge("pilot_services", "Services known", registry=self.registry)
         self.workloads = Gauge("culvert_workloads", "Workloads known", registry=self.registry)
-        self.resolve_seconds = Gauge("culvert_resolve_seconds", "Duration of the last resolution", registry=self.registry)
+        self.policies = Gauge("culvert_policies", "L4 policies served", registry=self.registry)
+        self.snapshot = Gauge("culvert_snapshot", "Number of the snapshot that is served", registry=self.registry)
+        self.resolve_seconds = Histogram("culvert_resolve_seconds", "From reading the sources to a new snapshot", registry=self.registry)
         self.csr = Counter("citadel_server_csr_count", "Certificate requests", registry=self.registry)
         self.csr_failed = Counter("citadel_server_csr_failures", "Refused certificate requests, by kind", ["kind"], registry=self.registry)
         self.issued = Counter("citadel_server_success_cert_issuance_count", "Certificates issued", registry=self.registry)
+        self.root_expiry = Gauge("citadel_server_root_cert_expiry_timestamp", "When the root expires, Unix seconds", registry=self.registry)
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)

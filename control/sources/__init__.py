@@ -1,17 +1,21 @@
-"""Where resources come from. Every source gives whole documents with the name of the place that they came from.
-
-Files are here; Kubernetes and Consul will stand beside them behind the same protocol.
-"""
+"""Where objects come from. Each source reads its kind of place and says when something changed; more of them stand side by side."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable
 from typing import Protocol
+
+from mesh.model.manifest import Parsed
 
 
 class Source(Protocol):
-    """One place that resources come from."""
+    """One place that objects come from. `synced`: all that was there at the start has been read."""
 
-    def changes(self) -> AsyncIterator[Mapping[str, str]]:
-        """All documents, place → YAML text, whenever something has changed and once at the start. Never ends by itself."""
-        ...
+    name: str
+    synced: bool
+
+    def parsed(self) -> Parsed:
+        """What the source holds now, duplicates of names included."""
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Read, and read again, calling `changed` after every change and when the source becomes synced. Ends when cancelled."""

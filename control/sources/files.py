@@ -1,161 +1,206 @@
-"""Directories of YAML manifests, watched.
+"""Directories of manifests, watched. Files ending in .yaml, .yml or .json, not those whose names begin with a dot.
 
-How it works: inotify says that something happened, then all directories are listed and files whose size, inode or times changed are read
-again. inotify can lose events and does not see a directory that does not exist yet, so the listing is also made every
-RESCAN seconds. A burst of changes is waited out for SETTLE seconds, at most MAX_SETTLE, so that a copy of many files counts as one. A file
-that is being written shows as soon as its writer closes it: only closing and renaming wake us up.
+A file is read when it has settled: nobody has written to it for SETTLE seconds, or it has not been quiet for IMPATIENCE. Until then its
+earlier content counts, and so it does while a file is away for no longer than SETTLE, as when an editor replaces it. A whole directory
+that is gone, or cannot be listed, changes nothing: an unmounted volume is not an order to forget every policy.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+import stat
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from control.sources.inotify import Watch
 from mesh.io.log import Log
+from mesh.model.errors import Refusal
+from mesh.model.manifest import Parsed, Refused, parse_file
+from mesh.model.manifest.tree import MAX_BYTES
 
-log = Log("sources")
-
-SETTLE, MAX_SETTLE, RESCAN = 0.05, 0.5, 2.0  # seconds
-MAX_FILES = 100_000
-MAX_BYTES = 16 << 20  # of one file
 SUFFIXES = (".yaml", ".yml", ".json")
+SETTLE = 0.15
+IMPATIENCE = 2.0
+LOOK = 0.05
+SLOW_LOOK, WATCHLESS_LOOK = 2.0, 0.25
 
-_IN_CLOSE_WRITE, _IN_MOVED_FROM, _IN_MOVED_TO, _IN_DELETE, _IN_DELETE_SELF = 0x8, 0x40, 0x80, 0x200, 0x400
-_EVENTS = _IN_CLOSE_WRITE | _IN_MOVED_FROM | _IN_MOVED_TO | _IN_DELETE | _IN_DELETE_SELF
+log = Log("files")
 
 Stamp = tuple[int, int, int, int]
 
 
-class FileSource:
-    """The manifests of some directories, which need not exist yet. Files in sub-directories and hidden files are not read."""
+@dataclass(slots=True)
+class Known:
+    """A file as it was last read. `gone`: since when it is not there; `restless`: since when it differs and does not settle."""
+
+    stamp: Stamp | None = None
+    parsed: Parsed = field(default_factory=Parsed)
+    gone: float | None = None
+    restless: float | None = None
+
+
+class Directories:
+    """What the directories hold, without a loop: `scan` looks once. Times are arguments: `wall` for file times, `now` for waits."""
 
     def __init__(self, directories: Iterable[Path]) -> None:
         self._directories = tuple(directories)
-        self._stamps: dict[str, Stamp] = {}
-        self._texts: dict[str, str] = {}
+        self._files: dict[str, Known] = {}
+        self._unreadable: set[Path] = set()
+        self.complete = False
+        """Every directory was listed at least once, and every file in them was read."""
 
-    async def changes(self) -> AsyncIterator[Mapping[str, str]]:
-        first = True
-        with _Watch() as watch:
-            while True:
-                for directory in self._directories:
-                    watch.add(directory)
-                if self.scan() or first:
-                    first = False
-                    yield dict(self._texts)
-                if await watch.wait(RESCAN):
-                    await self._settle(watch)
+    def parsed(self) -> Parsed:
+        files = [self._files[path].parsed for path in sorted(self._files)]
+        return Parsed(tuple(entry for file in files for entry in file.objects), tuple(entry for file in files for entry in file.refused))
 
-    async def _settle(self, watch: _Watch) -> None:
-        end = asyncio.get_running_loop().time() + MAX_SETTLE
-        while await watch.wait(SETTLE) and asyncio.get_running_loop().time() < end:
-            pass
-
-    def scan(self) -> bool:
-        """Read what is new or changed; whether anything is different from before."""
-        seen: dict[str, Stamp] = {}
-        changed = False
+    def scan(self, wall: float, now: float) -> tuple[bool, bool]:
+        """(something changed, something is not settled: look again soon)."""
+        changed = unsettled = False
+        seen: set[str] = set()
+        listed = True
         for directory in self._directories:
-            for path, stamp in _listing(directory):
-                if len(seen) >= MAX_FILES:
-                    log.error("too many manifests; the rest is not read", directory=str(directory), limit=MAX_FILES)
-                    break
-                if self._stamps.get(path) != stamp:
-                    text = _read(path)
-                    if text is None:
-                        # What was read before stays in force: a policy must not vanish because its file cannot be read now.
-                        if path in self._texts:
-                            seen[path] = self._stamps.get(path, stamp)
-                        continue
-                    changed |= self._texts.get(path) != text
-                    self._texts[path] = text
-                seen[path] = stamp
-        for path in self._texts.keys() - seen.keys():
-            del self._texts[path]
-            changed = True
-        self._stamps = seen
+            try:
+                entries = sorted(_manifests(directory))
+            except OSError as error:
+                listed = False
+                seen.update(path for path in self._files if Path(path).parent == directory)
+                if directory not in self._unreadable:
+                    self._unreadable.add(directory)
+                    log.error("a directory cannot be listed: what it held stays in force", directory=str(directory), error=error.strerror)
+                continue
+            self._unreadable.discard(directory)
+            for path in entries:
+                seen.add(path)
+                took, waits = self._look(path, wall, now)
+                changed |= took
+                unsettled |= waits
+        for path in self._files.keys() - seen:
+            known = self._files[path]
+            if known.gone is None:
+                known.gone = now
+            if now - known.gone < SETTLE and self.complete:
+                unsettled = True
+            else:
+                del self._files[path]
+                changed = True
+        self.complete = self.complete or (listed and not unsettled)
+        return changed, unsettled
+
+    def _look(self, path: str, wall: float, now: float) -> tuple[bool, bool]:
+        known = self._files.get(path) or Known()
+        known.gone = None
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return False, True  # removed between listing and now: the next look sees
+        except OSError as error:
+            return self._take(path, known, None, _unreadable(path, error)), False
+        if stat.S_ISDIR(status.st_mode):
+            return False, False
+        if not stat.S_ISREG(status.st_mode):
+            # Opening a pipe would wait for its writer.
+            return self._take(path, known, None, _refused(path, "no regular file", "a regular file")), False
+        stamp = _stamp(status)
+        if stamp == known.stamp:
+            known.restless = None
+            return False, False
+        if known.restless is None:
+            known.restless = now
+        if abs(wall - status.st_mtime) < SETTLE and now - known.restless < IMPATIENCE:
+            if known.stamp is not None:
+                self._files[path] = known
+            else:
+                self._files.setdefault(path, known)
+            return False, True
+        parsed, read_stamp = _read(path)
+        if read_stamp is not None and read_stamp != stamp and now - known.restless < IMPATIENCE:
+            return False, True  # it was written to while we read
+        known.restless = None
+        return self._take(path, known, read_stamp, parsed), False
+
+    def _take(self, path: str, known: Known, stamp: Stamp | None, parsed: Parsed) -> bool:
+        changed = known.parsed != parsed
+        known.stamp, known.parsed = stamp, parsed
+        self._files[path] = known
         return changed
 
 
-def _listing(directory: Path) -> list[tuple[str, Stamp]]:
-    found = []
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or not entry.name.endswith(SUFFIXES):
-                    continue
-                with contextlib.suppress(OSError):
-                    if entry.is_file():
-                        stat = os.stat(entry.path)
-                        found.append((entry.path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)))
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        log.error("a directory of manifests cannot be read", directory=str(directory), error=str(error))
-    return sorted(found)
+class FilesSource:
+    """`Directories` kept up to date: by inotify, and by looking from time to time."""
 
+    def __init__(self, directories: Iterable[Path]) -> None:
+        self.name = "files"
+        self.synced = False
+        self._directories = Directories(directories)
+        self._paths = tuple(directories)
 
-def _read(path: str) -> str | None:
-    """A file's text; a file that is no UTF-8 is given with replacement characters, so that the parser refuses it by name."""
-    try:
-        if os.path.getsize(path) > MAX_BYTES:
-            log.error("a manifest is too large and is not read", path=path, limit=MAX_BYTES)
-            return None
-        return Path(path).read_text("utf-8", errors="replace")
-    except OSError as error:
-        log.warning("a manifest cannot be read", path=path, error=str(error))
-        return None
+    def parsed(self) -> Parsed:
+        return self._directories.parsed()
 
-
-class _Watch:
-    """inotify on some directories; `wait` tells whether anything happened within a time."""
-
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = -1
-        self._watched: dict[str, int] = {}
-        self._event = asyncio.Event()
-
-    def __enter__(self) -> _Watch:
-        self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._fd >= 0:
-            asyncio.get_running_loop().add_reader(self._fd, self._on_readable)
-        else:
-            log.warning("inotify is not to be had; changes are seen by looking", every=f"{RESCAN}s", error=os.strerror(ctypes.get_errno()))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-
-    def add(self, directory: Path) -> None:
-        if self._fd < 0:
-            return
+    async def run(self, changed: Callable[[], None]) -> None:
+        wake = asyncio.Event()
         try:
-            inode = directory.stat().st_ino
-        except OSError:
-            self._watched.pop(str(directory), None)
-            return
-        if self._watched.get(str(directory)) != inode and self._libc.inotify_add_watch(self._fd, os.fsencode(directory), _EVENTS) >= 0:
-            self._watched[str(directory)] = inode
-
-    async def wait(self, seconds: float) -> bool:
+            watch: Watch | None = Watch(self._paths, wake.set)
+        except OSError as error:
+            watch = None
+            log.warning("no inotify: files are polled", error=error.strerror)
         try:
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
-        except TimeoutError:
-            return False
-        self._event.clear()
-        return True
+            while True:
+                wake.clear()
+                if watch is not None:
+                    watch.renew()
+                took, unsettled = await asyncio.to_thread(self._directories.scan, time.time(), time.monotonic())
+                if took or (self._directories.complete and not self.synced):
+                    self.synced = self._directories.complete
+                    changed()
+                # Many events of one burst become one look.
+                await asyncio.sleep(LOOK)
+                if not unsettled:
+                    timeout = SLOW_LOOK if watch is not None else WATCHLESS_LOOK
+                    try:
+                        await asyncio.wait_for(wake.wait(), timeout)
+                    except TimeoutError:
+                        pass
+        finally:
+            if watch is not None:
+                watch.close()
 
-    def _on_readable(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._fd, 65536):
-                pass
-        self._event.set()
+
+def _manifests(directory: Path) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [entry.path for entry in entries if entry.name.endswith(SUFFIXES) and not entry.name.startswith(".")]
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _read(path: str) -> tuple[Parsed, Stamp | None]:
+    """The file's objects, with its stamp if that was the same before and after reading, else another one."""
+    try:
+        with open(path, "rb") as file:
+            before = os.fstat(file.fileno())
+            data = file.read(MAX_BYTES + 1)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        return _unreadable(path, error), None
+    if len(data) > MAX_BYTES:
+        return _refused(path, f"more than {MAX_BYTES} bytes", f"at most {MAX_BYTES} bytes"), _stamp(after)
+    stamp = _stamp(after) if _stamp(before) == _stamp(after) else (0, 0, 0, 0)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return _refused(path, f"byte {error.start} is no UTF-8", "UTF-8 text"), stamp
+    return parse_file(text, path), stamp
+
+
+def _unreadable(path: str, error: OSError) -> Parsed:
+    return _refused(path, error.strerror or str(error), "a file that can be read")
+
+
+def _refused(path: str, value: str, accepted: str) -> Parsed:
+    """A file of which nothing can be read may hold any policy."""
+    return Parsed((), (Refused((Refusal(path, "", "", value, accepted),), path, policy=True),))

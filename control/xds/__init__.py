@@ -1,1 +1,1 @@
-"""Delta aggregated discovery: the resources of now, what each client holds of them, and the stream between the two."""
+"""Delta xDS as a server: `delta` is one stream's state without I/O, `server` carries it over gRPC."""

@@ -76,7 +76,7 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Object:
-    """Any object. `KIND` and `API_VERSIONS` say which documents it is read from; `where` is `file:line`, and no part of equality."""
+    """Any object. `KIND` and `API_VERSIONS` say which documents it is read from; `where` is `file:line`, and is no part of equality."""
 
     KIND: ClassVar[str] = ""
     API_VERSIONS: ClassVar[tuple[str, ...]] = ()
@@ -89,6 +89,15 @@ class Object:
     @property
     def key(self) -> Key:
         return Key(self.KIND, self.metadata.namespace, self.metadata.name)
+
+    @property
+    def file(self) -> str:
+        return self.where.rpartition(":")[0]
+
+    @property
+    def source(self) -> str:
+        """Where a person wrote it: what the annotation says if this file was made from another, else `where`."""
+        return self.metadata.annotations.get(SOURCE_ANNOTATION) or self.where
 
     @property
     def name(self) -> str:

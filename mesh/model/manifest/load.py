@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from mesh.model.errors import ConfigError, Refusal
 from mesh.model.manifest.core import SOURCE_ANNOTATION, Key, Namespace, Object, Selector, ServiceAccount
 from mesh.model.manifest.pods import Deployment, Pod
-from mesh.model.manifest.security import AuthorizationPolicy, PeerAuthentication, TargetRef
+from mesh.model.manifest.security import DRY_RUN_ANNOTATION, AuthorizationPolicy, PeerAuthentication, TargetRef
 from mesh.model.manifest.services import Service
 from mesh.model.manifest.shapes import DNS_LABEL, ListOf, Record, Report, shown
 from mesh.model.manifest.tree import Document, Node, documents, read
@@ -32,7 +32,7 @@ class Refused:
     """What was refused, with what could still be read of it.
 
     `kind` and `name` are empty and `namespace` is None where they could not be read. `selector` is None where it could not;
-    empty selects all. `policy`: it is one, or may be one.
+    empty selects all. `policy`: it is one, or may be one. `dry_run`: whatever it says, it asks for no enforcement.
     """
 
     refusals: tuple[Refusal, ...]
@@ -43,6 +43,7 @@ class Refused:
     policy: bool = False
     selector: Mapping[str, str] | None = None
     targets: tuple[TargetRef, ...] = ()
+    dry_run: bool = False
 
     @property
     def key(self) -> Key | None:
@@ -108,7 +109,7 @@ def parse_file(text: str, file: str) -> Parsed:
             refused.append(_refused_text(document, file, error.refusals))
             continue
         for node, broken in _items(root, file, 0):
-            result = _refused(node, Report(file), broken) if broken else _object(node, file)
+            result = _refused(node, file, broken) if broken else _object(node, file)
             if isinstance(result, Object):
                 objects.append(result)
             elif result is not None:
@@ -148,12 +149,12 @@ def _object(node: Node, file: str) -> Object | Refused | None:
         at = node.get("apiVersion") or node
         report.refuse(at, "apiVersion", " or ".join(cls.API_VERSIONS), None if node.get("apiVersion") else "nothing")
     else:
-        made = Record(cls).read(node, "", report, where=source or f"{file}:{node.line}")
+        made = Record(cls).read(node, "", report, where=f"{file}:{node.line}")
         if isinstance(made, Object):
             placed = _placed(made, node, report)
             if not report.refusals:
                 return placed
-    return _refused(node, report, tuple(report.refusals))
+    return _refused(node, file, tuple(report.refusals))
 
 
 def _placed(made: Object, node: Node, report: Report) -> Object:
@@ -177,19 +178,20 @@ def _subject(node: Node) -> str:
     return f"{kind} {name}".strip() if not name or (cls is not None and not cls.NAMESPACED) else f"{kind} {namespace}/{name}".strip()
 
 
-def _refused(node: Node, report: Report, refusals: tuple[Refusal, ...]) -> Refused:
+def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
     kind, version = node.text("kind") or "", node.text("apiVersion") or ""
     cls = BY_KIND.get(kind)
     selector, targets = _reach(node)
     return Refused(
         refusals,
-        report.file,
+        file,
         kind,
         _namespace(node) if cls is None or cls.NAMESPACED else "",
         node.text("metadata", "name") or "",
         kind in POLICY_KINDS or version.partition("/")[0] == POLICY_GROUP or kind == "List",
         selector,
         targets,
+        node.text("metadata", "annotations", DRY_RUN_ANNOTATION) == "true",
     )
 
 
@@ -229,10 +231,11 @@ def _refused_object(entry: Object, refusal: Refusal) -> Refused:
     selector: Mapping[str, str] = {}
     targets: tuple[TargetRef, ...] = ()
     if isinstance(entry, (AuthorizationPolicy, PeerAuthentication)):
-        selector = entry.spec.selector.match_labels if entry.spec.selector is not None else {}
+        selector = entry.spec.match_labels
         targets = entry.spec.targets if isinstance(entry, AuthorizationPolicy) else ()
-    file = refusal.where.rpartition(":")[0]
-    return Refused((refusal,), file, entry.KIND, entry.namespace, entry.name, entry.KIND in POLICY_KINDS, selector, targets)
+    dry_run = entry.annotations.get(DRY_RUN_ANNOTATION) == "true"
+    policy = entry.KIND in POLICY_KINDS
+    return Refused((refusal,), entry.file, entry.KIND, entry.namespace, entry.name, policy, selector, targets, dry_run)
 
 
 _POLICY_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(POLICY_KINDS))}|{re.escape(POLICY_GROUP)})\b")

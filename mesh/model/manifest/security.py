@@ -34,6 +34,7 @@ from mesh.model.manifest.tree import Node
 from mesh.model.workload import IPNetwork
 
 API_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
+DRY_RUN_ANNOTATION = "istio.io/dry-run"
 MAX_RULES = 512
 
 _WILD = r"\*|\*?[^*]+|[^*]+\*"
@@ -248,6 +249,11 @@ class AuthorizationPolicySpec:
     )
 
     @property
+    def match_labels(self) -> Mapping[str, str]:
+        """The labels of the pods that the policy is for; empty for all."""
+        return self.selector.match_labels if self.selector is not None else NOTHING
+
+    @property
     def targets(self) -> tuple[TargetRef, ...]:
         return self.target_refs or ((self.target_ref,) if self.target_ref is not None else ())
 
@@ -262,7 +268,7 @@ class AuthorizationPolicy(Object):
 
     RULES = (
         Rule(
-            lambda policy: policy.annotations.get("istio.io/dry-run", "false") in ("true", "false"),
+            lambda policy: policy.annotations.get(DRY_RUN_ANNOTATION, "false") in ("true", "false"),
             "metadata",
             'annotation istio.io/dry-run "true" or "false"',
         ),
@@ -294,6 +300,10 @@ class PeerAuthenticationSpec:
             "a selector with labels beside it: port modes are of workloads",
         ),
     )
+
+    @property
+    def match_labels(self) -> Mapping[str, str]:
+        return self.selector.match_labels if self.selector is not None else NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

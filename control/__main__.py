@@ -1,0 +1,31 @@
+"""`python -m control`: the control plane, configured by its environment."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from control.app import serve
+from control.config import from_environment
+from mesh.io.log import setup
+from mesh.model.errors import ConfigError
+
+
+def main() -> int:
+    """0 after SIGTERM; 2 where the configuration is wrong or something that it names cannot be used."""
+    try:
+        config = from_environment()
+        setup(config.log_level, config.log_format)
+    except (ConfigError, ValueError) as error:
+        sys.stderr.write(f"culvert control: {error}\n")
+        return 2
+    try:
+        asyncio.run(serve(config))
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.stderr.write(f"culvert control: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
