@@ -439,3 +439,35 @@ def test_what_the_kernel_lacks_is_said_in_a_sentence(lab: Lab) -> None:
     done = subprocess.run(weak, env=lab.env, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 2
     assert done.stderr == "The agent runs without CAP_SYS_ADMIN; run it as root with this capability.\n"
+
+
+def test_nodes_on_one_kernel_ignore_each_other(lab: Lab, tmp_path: Path) -> None:
+    """Two agents, one kernel, one cgroup root. Uninstalling one leaves the other's pods in the mesh."""
+    state = tmp_path / "second"
+    for part in ("pods", "redirection", "run"):
+        (state / part).mkdir(parents=True)
+    with node("agent2") as made, contextlib.ExitStack() as stack:
+        stack.callback(uninstall, made.instance)
+        second = Lab(made, state)
+        stack.callback(lambda: second.agent and second.end(signal.SIGKILL))
+        both = (lab, second)
+        apps = []
+        for one in both:
+            one.start()
+            apps.append(stack.enter_context(two_apps(one)))
+            stack.enter_context(closing(NodeTunnel(one)))
+            one.announce("u1", apps[-1][0])
+        for one in both:
+            one.enrolled("u1")
+        assert lab.mark != second.mark
+        for (inside, outside), one in zip(apps, both, strict=True):
+            greet(inside.connect("10.98.0.3", 7100))
+            greet(outside.connect("10.98.0.2", 7100))
+            assert 'culvert_kernel_events_total{reason="captured"} 1.0' in one.get("/metrics")[1]
+            assert 'culvert_kernel_events_total{reason="steered"} 1.0' in one.get("/metrics")[1]
+        assert second.end() == 0
+        assert second.uninstall().returncode == 0
+        inside, outside = apps[0]
+        greet(inside.connect("10.98.0.3", 7100))
+        greet(outside.connect("10.98.0.2", 7100))
+        assert 'culvert_kernel_events_total{reason="captured"} 2.0' in lab.get("/metrics")[1]
