@@ -118,15 +118,27 @@ class Stream:
             request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
             response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
         )
+        self.pending: asyncio.Future[Any] | None = None
         self.call: Any = call(metadata=(("authorization", f"Bearer {token}"), ("clusterid", "Kubernetes")))
 
     async def ask(self, type_url: str, **fields: Any) -> None:
         await self.call.write(discovery_pb2.DeltaDiscoveryRequest(type_url=type_url, **fields))
 
-    async def read(self, seconds: float = 3.0) -> Any:
-        response = await asyncio.wait_for(self.call.read(), seconds)
+    async def read(self, seconds: float = 5.0) -> Any:
+        """The next response. A read that times out stays pending: cancelling it would end the call."""
+        if self.pending is None:
+            self.pending = asyncio.ensure_future(self.call.read())
+        await asyncio.wait({self.pending}, timeout=seconds)
+        if not self.pending.done():
+            raise TimeoutError
+        response, self.pending = self.pending.result(), None
         assert response is not grpc.aio.EOF
         return response
+
+    async def quiet(self, seconds: float = 0.4) -> None:
+        """Nothing comes."""
+        with contextlib.suppress(TimeoutError):
+            raise AssertionError(f"unexpected: {await self.read(seconds)}")
 
     async def ack(self, response: Any, error: str = "") -> None:
         detail = status_pb2.Status(code=3, message=error) if error else None

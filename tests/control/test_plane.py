@@ -111,8 +111,7 @@ def test_a_nack_is_kept_for_people_and_what_was_rejected_is_not_sent_again(tmp_p
             await stream.ask(ADDRESS_TYPE, node={"id": "ztunnel~10.0.0.9~zt.istio-system~x"})
             response = await stream.read()
             await stream.ack(response, "Kubernetes//Pod/shop/a: too strange")
-            with pytest.raises(TimeoutError):
-                await stream.read(0.3)
+            await stream.quiet()
             status, body = await plane.http("/debug/sync")
             assert status == 200
             (client,) = json.loads(body)["clients"]
@@ -229,8 +228,7 @@ def test_a_bad_version_of_an_accepted_policy_leaves_it_in_force_and_says_so(tmp_
             stream = Stream(channel)
             await stream.start()
             plane.write("p.yaml", POLICY.replace("principals", "principles"))
-            with pytest.raises(TimeoutError):
-                await stream.read(0.5)
+            await stream.quiet()
             (refusal,) = await refusals_of(plane)
             assert refusal["object"] == "AuthorizationPolicy shop/only-web"
             assert refusal["field"] == "spec.rules[0].from[0].source.principles"
