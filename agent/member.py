@@ -13,7 +13,9 @@ open for as long as it likes. After that the capture is switched on all the same
 A *new* pod has no traffic to break and no plain life to continue: it is captured at once and is never open. Nor is a pod that an
 agent before this one had captured.
 
-Leaving is the mirror image: capture off, then the tunnel lets go, then the routing that its deliveries needed is put back.
+Leaving is the mirror image: capture off, then the tunnel lets go, then the routing that its deliveries needed is put back. Between the
+first two a pod that lives on waits for LINGER: what the tunnel carries may end by itself, and peers learn from the control plane
+that this pod no longer speaks HBONE before nobody answers there.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ T = TypeVar("T")
 HEADSTART = 1.0  # seconds that the tunnel has to open its listeners before a running pod is captured without it
 FIRST_RETRY, LAST_RETRY = 0.005, 5.0  # seconds
 RESYNC = 60.0  # seconds between looks at a pod that is well: repairs what somebody else flushed
+LINGER = 1.0  # seconds between the end of capture and the end of the tunnel's work, for a pod that lives on
 GOODBYE = 5.0  # seconds that tunnels have to let go of a pod that leaves
 REPORT_AFTER = 2  # failures in a row before `pending` is reported, so that a pod which is just starting does not flicker
 
@@ -94,11 +97,12 @@ class Ledger:
 
 
 class Member:
-    """`wanted` is the pod as it should be in the mesh, None when it is to leave: set it, then `poke`. `run` ends when it has left."""
+    """`wanted` is the pod as it should be in the mesh, None when it is to leave (`gone`: it was deleted). `run` ends when it has left."""
 
     def __init__(self, uid: str, wanted: Pod, running: bool, deps: Deps, ledger: Ledger) -> None:
         self.uid = uid
         self.wanted: Pod | None = wanted
+        self.gone = False
         self.namespace: Namespace | None = None
         self.path = ""
         self.phase = Phase.STARTING
@@ -123,6 +127,12 @@ class Member:
         if self.wanted is None:
             return "leaving"
         return "enabled" if self.enabled else f"pending: {self.problem or 'starting'}"
+
+    def want(self, pod: Pod | None, gone: bool = False) -> None:
+        """What is wanted from now on."""
+        if (pod, gone) != (self.wanted, self.gone):
+            self.wanted, self.gone = pod, gone
+            self.poke()
 
     def poke(self) -> None:
         """Something changed: what is wanted, or what the tunnel said."""
@@ -264,24 +274,27 @@ class Member:
         """None when nothing is left of the pod."""
         deps, now = self._deps, asyncio.get_running_loop().time()
         namespace = self.namespace
-        if self.phase is not Phase.LEAVING:
+        if self.phase is not Phase.LEAVING or self._since is None:
             self.phase, self._since = Phase.LEAVING, now
+        age = now - self._since
         if namespace is not None:
             cookie = namespace.cookie
             await deps.kernel(lambda: deps.host.release(cookie))
             self._ledger.captured.discard(cookie)
+        deps.redirections.withdraw(self.uid)
+        self.enabled = False
+        linger = 0.0 if self.gone or namespace is None else LINGER
+        if age < linger:
+            return linger - age
         if self._is_wanted():
             return 0.0
         deps.tunnels.withdraw(self.uid)
-        left = (self._since or now) + GOODBYE - now
-        if not deps.tunnels.forgotten(self.uid) and left > 0:
-            return left
+        if not deps.tunnels.forgotten(self.uid) and age < linger + GOODBYE:
+            return linger + GOODBYE - age
         if namespace is not None:
             await self._restore(namespace)
         if self._is_wanted():
             return 0.0
-        deps.redirections.withdraw(self.uid)
-        self.enabled = False
         self.let_go()
         deps.count("left")
         log.info("a pod left the mesh", uid=self.uid)

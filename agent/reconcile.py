@@ -88,17 +88,14 @@ class Reconciler:
             wanted = pod if pod.enrolment.enrolled else None
             member = self.members.get(uid)
             if member is not None:
-                if member.wanted != wanted:
-                    member.wanted = wanted
-                    member.poke()
+                member.want(wanted)
             elif wanted is not None:
                 # A pod of the first list, or one that was there without the label, has been running.
                 running = self._seen is None or uid in self._seen
                 self.members[uid] = Member(uid, wanted, running, self._deps, self._ledger)
                 new.append(self.members[uid])
         for uid in self.members.keys() - pods.keys() - self._pods.unreadable():
-            self.members[uid].wanted = None
-            self.members[uid].poke()
+            self.members[uid].want(None, gone=True)
         self._seen = frozenset(pods)
         return new
 

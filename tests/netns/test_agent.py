@@ -125,7 +125,7 @@ class Lab:
         until(f"{uid} enabled", lambda: self.redirection(uid) == "enabled")
 
     def left(self, uid: str) -> None:
-        until(f"{uid} gone", lambda: self.redirection(uid) == "")
+        until(f"{uid} gone", lambda: self.redirection(uid) == "" and f'"uid": "{uid}"' not in self.get("/pods")[1])
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def two_apps(lab: Lab) -> Iterator[tuple[Pod, Pod]]:
 
 
 def test_labels_come_and_go_under_traffic(lab: Lab) -> None:
-    """A running pod enters without one failed conversation. When it leaves, only a conversation that the tunnel carries may break."""
+    """A running pod enters, and leaves, without one failed conversation: what is short enough ends before the tunnel lets go."""
     lab.start()
     with two_apps(lab) as (inside, outside), closing(NodeTunnel(lab)):
         lab.announce("u1", inside, labels={})
@@ -288,10 +288,8 @@ def test_labels_come_and_go_under_traffic(lab: Lab) -> None:
                 lab.announce("u1", inside)
                 lab.enrolled("u1")
                 out.more(), into.more()
-                assert (out.failed, into.failed) == ([], [])
                 lab.announce("u1", inside, labels={})
                 lab.left("u1")
-                out.failed.clear(), into.failed.clear()
                 out.more(), into.more()
                 assert (out.failed, into.failed) == ([], [])
 
