@@ -56,14 +56,21 @@ class Results:
 
     def show(self, console: Console, ours: str) -> None:
         """Medians with their spread (lowest to highest), and our ratios against what we expect of ourselves."""
-        table = Table(title="medians (lowest-highest of all rounds)", title_justify="left")
-        table.add_column("")
+        table = Table(
+            title="medians (lowest-highest of all rounds)",
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            header_style="bold",
+            padding=(0, 2, 0, 0),
+        )
+        table.add_column("", no_wrap=True)
         for peer in self.peers:
-            table.add_column(peer, justify="right")
-        table.add_column(f"{ours}, expected", justify="left")
+            table.add_column(peer, justify="right", no_wrap=True)
+        table.add_column(f"{ours}, expected", no_wrap=True)
         for metric in self.metrics.values():
             cells = [_cell(self.values[metric.name][peer]) for peer in self.peers]
-            table.add_row(f"{metric.title} [dim]{metric.unit}[/dim]", *cells, self._goals(metric, ours))
+            table.add_row(f"{metric.title}, {metric.unit}", *cells, self._goals(metric, ours))
         console.print(table)
 
     def _goals(self, metric: Metric, ours: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +25,18 @@ PROPAGATION_SECONDS = 10.0
 Step = Callable[[], None]
 
 
+def make_console() -> Console:
+    """As wide as the terminal; where there is none, wide enough for an identity."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 132)
+
+
 class Tour:
     """The playground on stage, what was seen so far, and the console."""
 
     def __init__(self, stage: Stage, examples: Path) -> None:
         self.stage = stage
         self.examples = examples
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = make_console()
         self.pids: dict[str, int] = {}
 
     def steps(self) -> list[tuple[str, Step]]:
@@ -123,21 +129,21 @@ class Tour:
         for node, direction in ((source["node"], "outbound"), (target["node"], "inbound")):
             match = {**wanted, "direction": direction}
             lines.append(self._access(node, marks[node], lambda entry, match=match: match.items() <= entry.items()))  # type: ignore[misc]
-        table = Table(show_header=True)
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         table.add_column("")
         for pod, direction in ((source, "outbound"), (target, "inbound")):
-            table.add_column(f"{direction}, {pod['node']}")
+            table.add_column(f"{direction}, logged on {pod['node']}", overflow="fold")
         for key in dict.fromkeys([*lines[0], *lines[1]]):
             if key not in ("level", "scope", "message", "direction"):
                 table.add_row(key, *(str(line.get(key, "")) for line in lines))
         self.console.print(table)
         for line in lines:
-            told(f"/sa/{'storefront'}" in line.get("src.identity", ""), f"no source identity in {line}")
-            told(f"/sa/{'catalog'}" in line.get("dst.identity", ""), f"no destination identity in {line}")
+            told("/sa/storefront" in line.get("src.identity", ""), f"no source identity in {line}")
+            told("/sa/catalog" in line.get("dst.identity", ""), f"no destination identity in {line}")
         told(lines[0]["bytes_sent"] > 0 and lines[0]["bytes_recv"] > 0, f"no bytes counted in {lines[0]}")
 
     def memory(self) -> None:
-        table = Table(show_header=True)
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for column in ("process", "node"):
             table.add_column(column)
         table.add_column("resident", justify="right")
@@ -201,6 +207,7 @@ def tour(name: str, examples: Path, *, keep: bool) -> int:
     show = Tour(stage, examples)
     code = 1
     try:
+        stage.culvert("down")  # what a tour before us left running has its label already
         stage.culvert("up", "-f", str(examples / "bookstore"), "--nodes", "2", quiet=False)
         for number, (title, step) in enumerate(show.steps(), 1):
             show.console.print(f"\n[bold cyan]{number}  {title}[/]")
@@ -226,8 +233,11 @@ def _last_words(stage: Stage, console: Console) -> None:
     """What the tunnels, agents and the control plane said last: the first thing that anybody would ask for."""
     for path in sorted(stage.layout.logs.glob("*.log")):
         if path.name.endswith((".ztunnel.log", ".agent.log", "control.log", "supervisor.log")):
-            lines = path.read_text(errors="replace").splitlines()[-8:]
-            console.print(Text(f"-- {path.name}\n" + "\n".join(line[:400] for line in lines), style="dim"))
+            lines = path.read_text(errors="replace").splitlines()
+            # What went wrong, as far as it was said, and then what happened at the end.
+            wrong = [line for line in lines if '"level":"info"' not in line][-12:]
+            last = [line for line in lines[-4:] if line not in wrong]
+            console.print(Text(f"-- {path.name}\n" + "\n".join(line[:600] for line in wrong + last), style="dim"), soft_wrap=True)
 
 
 TRY = """
@@ -244,7 +254,7 @@ The bookstore is up, in the mesh, on two nodes. Try:
 
 def leave_running(name: str, examples: Path) -> int:
     stage = Stage(name)
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     try:
         stage.culvert("up", "-f", str(examples / "bookstore"), "--nodes", "2", quiet=False)
         stage.culvert("label", "namespace", SHOP, LABEL, quiet=False)

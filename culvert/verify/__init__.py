@@ -43,7 +43,9 @@ def run(state: Path, json: bool) -> int:
     else:
         from culvert.verify.report import show
 
-        show(proof, Console(highlight=False, soft_wrap=True))
+        # Into a file or a pipe rich would assume 80 columns.
+        width = None if sys.stdout.isatty() else 132
+        show(proof, Console(highlight=False, width=width))
     return PROVED if proof.proved else DISPROVED
 
 

@@ -15,6 +15,8 @@ from culvert.verify.records import AES_GCM, TLS13, TlsView, view
 from culvert.verify.streams import Flow
 from mesh.model.workload import HBONE_PORT, IPAddress, SocketAddress
 
+JOINED = "joined"  # opened before the capture
+
 
 class Kind(Enum):
     """What a flow turned out to be."""
@@ -128,12 +130,11 @@ def _plaintext(flow: Flow, source: Pod, destination: Pod, found: Callable[..., F
     if destination.enrolled:
         mode = destination.mode(flow.server.port)
         if mode is not Mode.STRICT:
-            return found(Kind.PLAINTEXT, f"{source} is outside the mesh, {destination} is {mode.value}")
+            return found(Kind.PLAINTEXT, f"the client is outside the mesh; the destination is {mode.value}")
         if flow.downstream.data:
-            return found(Kind.LEAK, "", f"{destination} is STRICT and answered plaintext")
-        return found(Kind.PLAINTEXT, f"{destination} is STRICT and sent nothing")
-    outside = destination if source.enrolled else source
-    return found(Kind.PLAINTEXT, f"{outside} is outside the mesh")
+            return found(Kind.LEAK, "", "the destination is STRICT and answered plaintext")
+        return found(Kind.PLAINTEXT, "the client is outside the mesh; the destination is STRICT and sent nothing")
+    return found(Kind.PLAINTEXT, "the destination is outside the mesh" if source.enrolled else "both are outside the mesh")
 
 
 def _view(flow: Flow) -> TlsView:
@@ -142,7 +143,7 @@ def _view(flow: Flow) -> TlsView:
 
 def _describe(seen: TlsView) -> str:
     if not seen.from_start:
-        return "TLS records only; opened before the capture"
+        return JOINED
     if seen.version is None:
         return "no hello"
     version = "TLS 1.3" if seen.version == TLS13 else f"0x{seen.version:04x}"

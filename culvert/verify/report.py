@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 from rich.console import Console
@@ -49,17 +49,17 @@ def as_json(proof: Proof) -> dict[str, Any]:
 def show(proof: Proof, console: Console) -> None:
     mesh = [finding for finding in proof.findings if finding.kind is Kind.MESH]
     if mesh:
-        console.print(_mesh_table(mesh))
+        console.print(_mesh_table(mesh), "")
     plain = [finding for finding in proof.findings if finding.kind in (Kind.PLAINTEXT, Kind.LEAK, Kind.UNKNOWN)]
     if plain:
-        console.print(_plain_table(plain))
+        console.print(_plain_table(plain), "")
     control = [finding for finding in proof.findings if finding.kind is Kind.CONTROL]
     sent = [delivery for delivery in proof.deliveries if delivery.meshed]
     arrived = sum(delivery.arrived for delivery in sent)
     carried = sum(finding.sent + finding.received for finding in mesh)
     console.print(
         f"{proof.frames} frames on the wire; {len(mesh)} tunnel connections carried {carried:,} bytes"
-        + (f", {proof.joined} of them opened before the capture (their ports take nothing but TLS 1.3)" if proof.joined else "")
+        + (f" ({proof.joined} joined: opened before the capture; their ports take nothing but TLS 1.3)" if proof.joined else "")
         + f"; {arrived} of {len(sent)} marked payloads arrived through the mesh"
         + (f", policy refused {len(sent) - arrived}" if arrived < len(sent) else "")
         + (f"; {len(control)} control-plane connections over TLS" if control else "")
@@ -77,32 +77,43 @@ def show(proof: Proof, console: Console) -> None:
 
 def _mesh_table(findings: list[Finding]) -> Table:
     """One row per destination: who came, how, how much."""
-    table = Table(title="mutual TLS on the wire", title_justify="left")
-    for column in ("to", "from", "how"):
-        table.add_column(column)
-    table.add_column("bytes", justify="right")
-    table.add_column("")
-    groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    table = _table("mutual TLS on the wire, to port 15008 of", "from", "how", "connections", "bytes", "")
+    groups: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
-        groups[finding.destination, finding.detail].append(finding)
-    for (destination, detail), members in sorted(groups.items()):
+        groups[finding.destination].append(finding)
+    for destination, members in sorted(groups.items()):
+        details = Counter(finding.detail or finding.wrong for finding in members)
+        how = "; ".join(detail if len(details) == 1 else f"{count} {detail}" for detail, count in details.most_common())
         sources = sorted({finding.source for finding in members})
-        who = sources[0] if len(sources) == 1 else f"{len(sources)} pods"
-        ok = all(finding.ok for finding in members)
-        size = sum(finding.sent + finding.received for finding in members)
-        table.add_row(f"{destination}:15008", who, detail or "?", f"{size:,}", "[green]ok[/]" if ok else "[red]✗[/]")
+        table.add_row(destination, _names(sources), how, str(len(members)), *_sum(members))
     return table
 
 
 def _plain_table(findings: list[Finding]) -> Table:
-    table = Table(title="plaintext on the wire", title_justify="left")
-    for column in ("from", "to", "why"):
-        table.add_column(column)
-    table.add_column("bytes", justify="right")
-    table.add_column("")
-    groups: dict[tuple[str, str, str, bool], int] = defaultdict(int)
+    """One row per end outside the mesh and reason; every pair is in the JSON."""
+    table = _table("plaintext on the wire, from", "to", "why", "connections", "bytes", "")
+    groups: dict[tuple[str, str, bool], list[Finding]] = defaultdict(list)
     for finding in findings:
-        groups[finding.source, finding.destination, finding.wrong or finding.detail, finding.ok] += finding.sent + finding.received
-    for (source, destination, why, ok), size in sorted(groups.items()):
-        table.add_row(source, destination, why, f"{size:,}", "[green]ok[/]" if ok else "[red]✗[/]")
+        inward = finding.detail.startswith("the client")
+        groups[finding.source if inward or finding.wrong else "", finding.wrong or finding.detail, inward].append(finding)
+    for (_, why, _), members in sorted(groups.items(), key=lambda item: item[0]):
+        ends = [sorted({getattr(finding, end) for finding in members}) for end in ("source", "destination")]
+        # Here everybody is named: who may read what is what the reader wants to know.
+        table.add_row(*("\n".join(names) for names in ends), why, str(len(members)), *_sum(members))
     return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="right" if name in ("connections", "bytes") else "left", overflow="fold")
+    return table
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} pods"
+
+
+def _sum(findings: list[Finding]) -> tuple[str, str]:
+    size = sum(finding.sent + finding.received for finding in findings)
+    return f"{size:,}", "[green]ok[/]" if all(finding.ok for finding in findings) else "[red]✗[/]"
