@@ -58,8 +58,8 @@ def run_exec(layout: Layout, pod: str, namespace: str | None, container: str | N
     program = container_program(around, record, record.spec(), chosen, tuple(command))
 
     def inside() -> None:
-        if program.hosts is not None:
-            enter_private_view(program.hosts, program.hostname)
+        if program.view is not None:
+            enter_private_view(program.view)
         os.chdir(program.cwd)
         if program.group is not None:
             os.setgroups([])

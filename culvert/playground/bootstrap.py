@@ -6,7 +6,8 @@ import os
 from contextlib import suppress
 
 from culvert.playground import netns, network
-from culvert.playground.files import read_json, write_json
+from culvert.playground.files import read_json, write_in_place, write_json
+from culvert.playground.hosts import RESOLVER
 from culvert.playground.layout import Layout
 from culvert.playground.processes import ProcessId, end_all, settled_in_namespaces
 from culvert.playground.records import load_records
@@ -16,6 +17,7 @@ from culvert.playground.spec import PlaygroundSpec
 def prepare(layout: Layout, spec: PlaygroundSpec) -> None:
     for directory in layout.directories(spec.nodes):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_in_place(layout.resolver, RESOLVER)
     base = [layout.wire, layout.control, *(layout.node(node) for node in spec.nodes)]
     if not _whole(layout, base):
         _remove_all(layout)

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 
 from culvert.playground.containers import Surroundings
 from culvert.playground.documents import Document, ObjectKey, dump
@@ -30,6 +31,7 @@ from culvert.playground.store import Store
 from culvert.playground.wanted import Wanted, interpret
 from mesh.model.enrolment import decide
 
+SETTLED_SECONDS = 3.0
 Overlay = Mapping[str, str | None]
 
 
@@ -50,8 +52,10 @@ class Cluster:
         self._addresses = ServiceAddresses(memory.get("services", {}))
         self._last_hosts: dict[str, int] = memory.get("last", {})
         self.mesh = [MeshProcess(program, worker, layout.pids, self.wake.set) for program in mesh_programs(layout, spec)]
-        deps = PodDeps(Surroundings(layout, spec.nodes, spec.path), worker, self.wake.set, self.mesh_processes)
+        deps = PodDeps(Surroundings(layout, spec.nodes, spec.path), worker, self.wake.set, self.mesh_processes, self.settled)
         self.podset = PodSet(deps, self.wake.set, self._last_hosts)
+        self._begun = self._ended = 0
+        self._passed = asyncio.Condition()
         self._rulesets: dict[str, str] = {}
         self._hosts: dict[str, str] = {}
 
@@ -66,8 +70,24 @@ class Cluster:
                 write_atomic(token, secrets.token_urlsafe(32) + "\n")
         self.podset.adopt()
 
+    async def settled(self) -> None:
+        """Until a pass that began after this call has ended (a few seconds at most: passes may fail)."""
+        wanted = self._begun + 1
+        self.wake.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLED_SECONDS), self._passed:
+                await self._passed.wait_for(lambda: self._ended >= wanted)
+
     async def sync(self) -> None:
         """One pass."""
+        self._begun += 1
+        mine = self._begun
+        await self._pass()
+        async with self._passed:
+            self._ended = mine
+            self._passed.notify_all()
+
+    async def _pass(self) -> None:
         self.observed = int(read_json(self.layout.generation) or 0)
         documents = list(self._store.load().values())
         if documents != self._documents:
@@ -127,9 +147,9 @@ class Cluster:
 
     def _admit(self, pods: list[Pod], overlays: Mapping[str, Overlay]) -> None:
         for pod in pods:
+            pod.mesh_wanted = self.spec.mesh and self._enrolment_wanted(pod, overlays.get(f"Pod {pod.record.key}", {}))
             if not pod.admitted:
-                wanted = self.spec.mesh and self.enrolment_wanted(pod, overlays.get(f"Pod {pod.record.key}", {}))
-                if not wanted or pod.redirection == "enabled":
+                if not pod.mesh_wanted or pod.redirection == "enabled":
                     pod.problem = ""
                     pod.admit()
                 else:
@@ -137,7 +157,7 @@ class Cluster:
                         f"waiting to enter the mesh: {pod.redirection.removeprefix('pending: ') or 'the agent has not answered yet'}"
                     )
 
-    def enrolment_wanted(self, pod: Pod, overlay: Overlay) -> bool:
+    def _enrolment_wanted(self, pod: Pod, overlay: Overlay) -> bool:
         return decide(
             namespace=pod.record.namespace,
             labels=merged(pod_labels(pod), overlay),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from culvert.playground.addresses import node_wire_addresses
 from culvert.playground.environment import command_line, container_environment
-from culvert.playground.launch import Program
+from culvert.playground.launch import Program, View
 from culvert.playground.layout import Layout
 from culvert.playground.podspec import ContainerSpec, PodSpec
 from culvert.playground.records import PodRecord
@@ -42,8 +42,7 @@ def container_program(
         netns=record.netns,
         log=log or container_log(around.layout, record, container.name),
         cwd=container.working_dir or _working_directory(record),
-        hosts=around.layout.hosts / record.uid,
-        hostname=record.name,
+        view=View(around.layout.hosts / record.uid, around.layout.resolver, record.name),
         user=container.user,
         group=container.group,
     )

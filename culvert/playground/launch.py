@@ -24,16 +24,24 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """What a pod sees of its own."""
+
+    hosts: Path
+    resolver: Path
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, where. `hosts` replaces /etc/hosts and `hostname` the host name, in a mount namespace made for this process."""
+    """What to run, where. `view` is what this process sees differently from the rest of the machine."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     netns: str
     log: Path
     cwd: str = "/"
-    hosts: Path | None = None
-    hostname: str = ""
+    view: View | None = None
     user: int | None = None
     group: int | None = None
 
@@ -70,13 +78,13 @@ def _detach() -> None:
 
 
 def _start(program: Program) -> subprocess.Popen[bytes]:
-    if program.hosts is None:
+    if program.view is None:
         return _popen(program)
     here = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     here_uts = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            enter_private_view(program.hosts, program.hostname)
+            enter_private_view(program.view)
             return _popen(program)
         finally:
             setns(here_uts, CLONE_NEWUTS)
@@ -86,14 +94,15 @@ def _start(program: Program) -> subprocess.Popen[bytes]:
         os.close(here_uts)
 
 
-def enter_private_view(hosts: Path, hostname: str) -> None:
-    """Give the calling thread a mount namespace with its own /etc/hosts and a host name of its own."""
+def enter_private_view(view: View) -> None:
+    """Give the calling thread a mount namespace with its own /etc/hosts and /etc/resolv.conf, and a host name of its own."""
     unshare(CLONE_NEWNS | CLONE_NEWUTS)
     # Slave: what is mounted or unmounted outside shows inside, never the other way round.
     mount("none", "/", MS_REC | MS_SLAVE)
-    mount(str(hosts), "/etc/hosts", MS_BIND)
-    if hostname:
-        sethostname(hostname)
+    for source, target in ((view.hosts, "/etc/hosts"), (view.resolver, "/etc/resolv.conf")):
+        if os.path.exists(target):  # a machine without a resolver has no such file, or a link to nowhere
+            mount(str(source), target, MS_BIND)
+    sethostname(view.hostname)
 
 
 def _popen(program: Program) -> subprocess.Popen[bytes]:

@@ -10,7 +10,7 @@ State directory (default /run/culvert/<name>, mode 0700):
     objects/                what the control plane reads: applied objects with addresses filled in, and one Pod object per running pod
     refused/ refused.json   policies that were refused (the control plane reads them too: they deny), and why anything was
     pods/                   the supervisor's record of each pod: uid, node, addresses, processes with their start times
-    hosts/                  one /etc/hosts per pod
+    hosts/ resolv.conf      /etc/hosts per pod; /etc/resolv.conf of all
     nodes/<node>/           pods/ redirection/ run/ of the agent on that node
     tokens/ ca/             what proves nodes to the control plane, and its root
     logs/ pids/             per process: one bounded log; pid, start time and restarts
@@ -86,6 +86,10 @@ class Layout:
     @property
     def hosts(self) -> Path:
         return self.state / "hosts"
+
+    @property
+    def resolver(self) -> Path:
+        return self.state / "resolv.conf"
 
     @property
     def tokens(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,15 @@ from culvert.playground.records import PodRecord
 
 @dataclass(frozen=True, slots=True)
 class PodDeps:
-    """What every pod of a playground shares. `spare` gives processes that a sweep must not touch."""
+    """What every pod of a playground shares. `spare` gives processes that a sweep must not touch; `settled` waits
+    until everything that is true now has been told to everybody.
+    """
 
     around: Surroundings
     worker: Worker
     changed: Callable[[], None]
     spare: Callable[[], Collection[ProcessId]]
+    settled: Callable[[], Awaitable[None]]
     back_off: BackOff = POD_BACK_OFF
 
     @property
@@ -55,6 +58,7 @@ class Pod:
         self._initialised = not self.spec.init_containers
         self._failed = False
         self.redirection = ""
+        self.mesh_wanted = False
         self.deletion_begun = False
         self._admitted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -242,6 +246,8 @@ class Pod:
         """Out of all services first, then SIGTERM, then nothing of it is left."""
         self._save(self.record.but(deleting=True))
         self._deps.changed()
+        # Nobody is sent to it any more when it begins to end.
+        await self._deps.settled()
         seconds = self.spec.grace if grace is None else grace
         await asyncio.gather(*(keeper.stop(seconds) for keeper in self.keepers.values()))
         if self._task is not None:

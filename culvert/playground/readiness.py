@@ -30,8 +30,13 @@ def readiness(status: dict[str, Any]) -> Readiness:
     pods = status["pods"]
     for pod in pods:
         name = f"pod {pod['namespace']}/{pod['name']}"
-        if pod["phase"] == "Succeeded" or pod["ready"]:
-            ready.append(f"{name} {'completed' if pod['phase'] == 'Succeeded' else 'ready'} on {pod['node']}")
+        finished = pod["phase"] == "Succeeded"
+        if not finished and pod["meshWanted"] != (pod["mesh"] == "enabled"):
+            waiting.append(
+                f"{name}: {'to enter' if pod['meshWanted'] else 'to leave'} the mesh" + (f": {pod['mesh']}" if pod["mesh"] else "")
+            )
+        elif finished or pod["ready"]:
+            ready.append(f"{name} {'completed' if finished else 'ready'} on {pod['node']}")
         else:
             waiting.append(f"{name}: {pod['reason']}" + (f": {pod['detail']}" if pod["detail"] else ""))
     for item in status["deployments"]:

@@ -80,6 +80,7 @@ def _pod(pod: Pod) -> dict[str, Any]:
         "owner": record.owner,
         "labels": dict(pod.spec.labels),
         "mesh": pod.redirection,
+        "meshWanted": pod.mesh_wanted,
         "detail": pod.problem or next((keeper.detail for keeper in pod.keepers.values() if keeper.detail), ""),
         "created": record.created,
     }
