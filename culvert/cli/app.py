@@ -34,11 +34,14 @@ def up(
     state: State = None,
     mesh: Annotated[bool, typer.Option("--mesh/--no-mesh", help="Without the mesh: plain pods and services.")] = True,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for everything to be ready.")] = 60.0,
+    certificate_lifetime: Annotated[
+        int | None, typer.Option(min=10, max=7776000, help="Seconds that a pod's certificate lives. Default: a day.")
+    ] = None,
 ) -> None:
     """Make a cluster on this machine and apply manifests to it. Repeated, it repairs and applies again."""
     from culvert.cli.up import run_up
 
-    run_up(layout_of(name, state), filename or [], nodes, mesh=mesh, timeout=timeout)
+    run_up(layout_of(name, state), filename or [], nodes, mesh=mesh, timeout=timeout, certificate_lifetime=certificate_lifetime)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from culvert.playground.requirements import missing
 from culvert.playground.spec import PlaygroundSpec
 
 
-def run_up(layout: Layout, files: list[Path], nodes: int, *, mesh: bool, timeout: float) -> None:
+def run_up(layout: Layout, files: list[Path], nodes: int, *, mesh: bool, timeout: float, certificate_lifetime: int | None) -> None:
     config = from_environment()
     problems = missing(config, mesh=mesh)
     if problems:
@@ -28,7 +28,7 @@ def run_up(layout: Layout, files: list[Path], nodes: int, *, mesh: bool, timeout
     texts = read_texts(files)
     began = time.monotonic()
     with exclusive(layout):
-        spec = _spec(layout, config, nodes, mesh=mesh)
+        spec = _spec(layout, config, nodes, mesh=mesh, certificate_lifetime=certificate_lifetime)
         for directory in layout.directories(spec.nodes):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         spec.save(layout)
@@ -47,12 +47,17 @@ def run_up(layout: Layout, files: list[Path], nodes: int, *, mesh: bool, timeout
         sys.exit(FAILED)
 
 
-def _spec(layout: Layout, config: Config, nodes: int, *, mesh: bool) -> PlaygroundSpec:
-    wanted = PlaygroundSpec(node_names(nodes), mesh, config.path, config.python, str(config.source))
+def _spec(layout: Layout, config: Config, nodes: int, *, mesh: bool, certificate_lifetime: int | None) -> PlaygroundSpec:
+    """What `up` asks for. A playground that exists keeps its certificates' lifetime, unless another one is asked for."""
     existing = PlaygroundSpec.load(layout)
+    life = existing.certificate_lifetime if existing is not None and certificate_lifetime is None else certificate_lifetime
+    wanted = PlaygroundSpec(node_names(nodes), mesh, config.path, config.python, str(config.source), life)
     if existing is not None and (existing.nodes, existing.mesh) != (wanted.nodes, wanted.mesh):
         has = f"{len(existing.nodes)} nodes and {'a' if existing.mesh else 'no'} mesh"
         raise UsageError(f"playground {layout.name} exists with {has}; take it away first: culvert down{_name(layout)}")
+    if existing is not None and existing.certificate_lifetime != life:
+        has = "the default" if existing.certificate_lifetime is None else f"{existing.certificate_lifetime} s"
+        raise UsageError(f"playground {layout.name} has certificates that live {has}; take it away first: culvert down{_name(layout)}")
     return wanted
 
 

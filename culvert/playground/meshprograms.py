@@ -13,7 +13,7 @@ from culvert.playground.spec import PlaygroundSpec
 CONTROL = "control"
 AGENT = "agent"
 TUNNEL = "ztunnel"
-XDS_PORT, CONTROL_HTTP_PORT, AGENT_HTTP_PORT, TUNNEL_READY_PORT = 15012, 15014, 15030, 15021
+XDS_PORT, CONTROL_HTTP_PORT, AGENT_HTTP_PORT, TUNNEL_ADMIN_PORT, TUNNEL_READY_PORT = 15012, 15014, 15030, 15000, 15021
 SERVER_NAME = "istiod.istio-system.svc"
 ROOT_CERTIFICATE = "root-cert.pem"
 LOCAL = "127.0.0.1"
@@ -53,6 +53,8 @@ def _control(layout: Layout, spec: PlaygroundSpec) -> MeshProgram:
         "CULVERT_HTTP_ADDRESS": f"[::]:{CONTROL_HTTP_PORT}",
         "CULVERT_SERVER_NAMES": SERVER_NAME,
     }
+    if spec.certificate_lifetime is not None:
+        env["CULVERT_CERT_TTL"] = str(spec.certificate_lifetime)
     return _program(layout, spec, CONTROL, "", env, (CONTROL_HTTP_PORT, "/ready"))
 
 

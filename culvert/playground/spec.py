@@ -10,13 +10,17 @@ from culvert.playground.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class PlaygroundSpec:
-    """`path` is the PATH of everything that is started; `python` runs the mesh's own processes; `source` is where its packages are."""
+    """`path` is the PATH of everything that is started; `python` runs the mesh's own processes; `source` is where its packages are.
+
+    `certificate_lifetime` is the longest life of pods' certificates in seconds; None for the control plane's own default.
+    """
 
     nodes: tuple[str, ...]
     mesh: bool
     path: str
     python: str
     source: str
+    certificate_lifetime: int | None = None
 
     def save(self, layout: Layout) -> None:
         write_json(layout.spec, asdict(self))
