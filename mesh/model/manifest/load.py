@@ -135,10 +135,7 @@ def _items(node: Node, file: str, depth: int) -> Iterable[tuple[Node, tuple[Refu
 def _object(node: Node, file: str) -> Object | Refused | None:
     if node.value is None:
         return None
-    report = Report(file, _subject(node))
-    source = node.text("metadata", "annotations", SOURCE_ANNOTATION)
-    if source:
-        report.file = f"{source} ({file})"
+    report = Report(file, _subject(node), node.text("metadata", "annotations", SOURCE_ANNOTATION) or "")
     cls = BY_KIND.get(node.text("kind") or "")
     version = node.text("apiVersion")
     if not isinstance(node.value, dict):

@@ -28,16 +28,18 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Report:
-    """The refusals of one object. Keeps the first MAX_REFUSALS."""
+    """The refusals of one object. Keeps the first MAX_REFUSALS. `source`: where a person wrote it, if the file was made from that."""
 
-    def __init__(self, file: str, subject: str = "") -> None:
+    def __init__(self, file: str, subject: str = "", source: str = "") -> None:
         self.file = file
         self.subject = subject
+        self.source = source
         self.refusals: list[Refusal] = []
 
     def refuse(self, node: Node, path: str, accepted: str, value: str | None = None) -> None:
         if len(self.refusals) < MAX_REFUSALS:
-            self.refusals.append(Refusal(f"{self.file}:{node.line}", self.subject, path, shown(node) if value is None else value, accepted))
+            where = f"{self.source} ({self.file}:{node.line})" if self.source else f"{self.file}:{node.line}"
+            self.refusals.append(Refusal(where, self.subject, path, shown(node) if value is None else value, accepted))
 
 
 def shown(node: Node) -> str:
