@@ -31,21 +31,28 @@ SO_NETNS_COOKIE = 71
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class _Home:
+    """The namespace that a thread began in. Closes its descriptor when the thread ends and its local data goes."""
+
+    def __init__(self) -> None:
+        self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            os.close(self.fd)
+
+
 class _Thread(threading.local):
-    """The descriptor of the namespace in which this thread is now. Opened at the thread's first `run`."""
+    """`here` is the descriptor of the namespace in which this thread is now."""
 
     here: int | None = None
-    _home: int | None = None
+    home: _Home | None = None
 
     def enter_home(self) -> int:
         if self.here is None:
-            self.here = self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self.home = _Home()
+            self.here = self.home.fd
         return self.here
-
-    def __del__(self) -> None:
-        if self._home is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._home)
 
 
 _thread = _Thread()

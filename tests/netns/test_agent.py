@@ -176,11 +176,12 @@ class NodeTunnel:
             self._delete(uid)
 
 
-def new_pod(lab: Lab) -> Pod:
-    """A pod whose link-local address is done with duplicate detection, so that its routes change by nobody's doing but ours."""
-    pod = lab.node.pod()
-    until("no tentative address", lambda: not run(f"ip -n {pod.name} -6 addr show tentative"))
-    return pod
+def new_pods(lab: Lab, count: int) -> list[Pod]:
+    """Pods whose link-local addresses are done with duplicate detection, so that routes change by nobody's doing but ours."""
+    pods = [lab.node.pod() for _ in range(count)]
+    for pod in pods:
+        until("no tentative address", lambda pod=pod: not run(f"ip -n {pod.name} -6 addr show tentative"))  # type: ignore[misc]
+    return pods
 
 
 def namespace_state(pod: Pod) -> dict[str, str]:
@@ -204,7 +205,7 @@ def kernel_state(lab: Lab) -> dict[str, object]:
 
 @pytest.mark.parametrize("mark_before_listen", [True, False], ids=["ours", "istio"])
 def test_a_pod_enters_and_leaves_and_nothing_is_left(lab: Lab, mark_before_listen: bool) -> None:
-    inside, outside = new_pod(lab), new_pod(lab)
+    inside, outside = new_pods(lab, 2)
     before = namespace_state(inside)
     lab.start()
     with closing(NodeTunnel(lab, mark_before_listen)) as tunnel, closing(App(inside)) as app, closing(App(outside)):
@@ -271,7 +272,7 @@ class Load:
 
 @contextlib.contextmanager
 def two_apps(lab: Lab) -> Iterator[tuple[Pod, Pod]]:
-    one, other = new_pod(lab), new_pod(lab)
+    one, other = new_pods(lab, 2)
     with closing(App(one)), closing(App(other)):
         yield one, other
 
@@ -323,7 +324,7 @@ def test_kill_and_restart_under_traffic(lab: Lab) -> None:
 def test_what_changed_while_the_agent_was_away(lab: Lab) -> None:
     """One pod lost its label, one was deleted, one's file is broken, one stays, one is new."""
     lab.start()
-    pods = {uid: new_pod(lab) for uid in ("unlabelled", "deleted", "broken", "stays", "new")}
+    pods = dict(zip(("unlabelled", "deleted", "broken", "stays", "new"), new_pods(lab, 5), strict=True))
     before = {uid: namespace_state(pod) for uid, pod in pods.items()}
     with closing(NodeTunnel(lab)) as tunnel:
         for uid in ("unlabelled", "deleted", "broken", "stays"):
@@ -469,3 +470,27 @@ def test_nodes_on_one_kernel_ignore_each_other(lab: Lab, tmp_path: Path) -> None
         greet(inside.connect("10.98.0.3", 7100))
         greet(outside.connect("10.98.0.2", 7100))
         assert 'culvert_kernel_events_total{reason="captured"} 2.0' in lab.get("/metrics")[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.008, 0.03])
+def test_killed_in_the_middle_of_a_change(lab: Lab, delay: float) -> None:
+    """Whatever the agent was doing when it died, the next one finishes it, and the way back is still known."""
+    pods = new_pods(lab, 4)
+    before = [namespace_state(pod) for pod in pods]
+    lab.start()
+    with closing(NodeTunnel(lab)):
+        for wanted in (AMBIENT, {}, AMBIENT):
+            for number, pod in enumerate(pods):
+                lab.announce(f"u{number}", pod, labels=wanted)
+            time.sleep(delay)
+            lab.end(signal.SIGKILL)
+            lab.start()
+        for number in range(len(pods)):
+            lab.enrolled(f"u{number}")
+            lab.announce(f"u{number}", pods[number], labels={})
+        for number in range(len(pods)):
+            lab.left(f"u{number}")
+        assert [namespace_state(pod) for pod in pods] == before
+    assert lab.end() == 0
+    assert kernel_state(lab) == {"enrolled": {}, "pods": [], "addresses": [], "steered": []}

@@ -100,6 +100,16 @@ def test_only_the_calling_thread_moves(namespace: Namespace) -> None:
     thread.join()
 
 
+def test_threads_that_end_leave_no_descriptor(namespace: Namespace) -> None:
+    namespace.run(here)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        thread = threading.Thread(target=namespace.run, args=(here,))
+        thread.start()
+        thread.join()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_cookies_tell_namespaces_apart(name: str, namespace: Namespace) -> None:
     with Namespace.open(f"/run/netns/{name}") as again, Namespace.current() as other:
         assert namespace.cookie == again.cookie != other.cookie
