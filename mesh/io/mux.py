@@ -120,11 +120,12 @@ class Tunnel:
         self.paused: list[Stream] = []  # want to read their app, and wait for the congestion to end
         self.starved: set[Stream] = set()  # ... and wait for a window
         self.ready: asyncio.Future[None] = self.loop.create_future()  # the peer's SETTINGS have come
-        self._channel = channel
+        self.channel = channel
         self._on_request = on_request
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._send_error: PeerError | None = None
+        self._busiest: Stream | None = None  # the last that sent something
         self._goaway = False  # the peer takes no new streams
         self._descriptor = -1
         channel.on_broken = self._lost
@@ -150,12 +151,12 @@ class Tunnel:
     @property
     def congested(self) -> bool:
         """The kernel does not take more ciphertext for now."""
-        return self._channel.congested
+        return self.channel.congested
 
     @property
     def queued(self) -> int:
         """Bytes of ciphertext that wait for the kernel."""
-        return self._channel.queued
+        return self.channel.queued
 
     async def connect(self, headers: HeaderList) -> Stream:
         """Open a stream and wait for its answer: `Stream.status` says which; one other than 200 has ended already.
@@ -216,17 +217,25 @@ class Tunnel:
             self._scheduled = True
             self.loop.call_soon(self._flush)
 
-    def encrypt(self, data: memoryview | bytes) -> None:
-        """Failure is seen to by the next flush: whoever calls this is in the middle of something."""
-        try:
-            self._channel.write(data)
-        except PeerError as error:
-            self._send_error = error
+    def flush_after(self, stream: Stream) -> None:
+        """`stream` has put frames into the stage. They wait for those of other streams until the end of the turn, unless it is the only
+        one that was busy lately: then nobody else is to be expected, and it is spared the wait."""
+        if stream is self._busiest and not self._scheduled:
+            self._flush()
+        else:
+            self._busiest = stream
             self.schedule_flush()
+
+    def send_failed(self, error: PeerError) -> None:
+        """The next flush sees to it."""
+        self._send_error = error
+        self.schedule_flush()
 
     def forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
         self.starved.discard(stream)
+        if self._busiest is stream:
+            self._busiest = None
         if not self.streams and not self.closed.done() and self.h2.finished:
             self.loop.call_soon(self._close_if_finished)
 
@@ -239,21 +248,24 @@ class Tunnel:
         self.schedule_flush()
         self.loop.add_reader(descriptor, self._on_readable)
         self._arm()
-        self._guarded(self._channel.decrypt)
+        self._receive(self.channel.decrypt)
 
     def _on_readable(self) -> None:
-        self._guarded(self._channel.receive)
+        self._receive(self.channel.receive)
 
-    def _guarded(self, receive: Callable[[], memoryview]) -> None:
+    def _receive(self, receive: Callable[[], memoryview]) -> None:
+        channel = self.channel
         try:
             data = receive()
             if data:
                 self._handle(self.h2.receive(data, self.loop.time()))
                 if self._goaway or self.h2.draining:
                     self._close_if_finished()
-                if not self._scheduled:
-                    self._flush()
-            if self._channel.eof and not self.closed.done():
+                # Answers and credits leave at once, unless more is about to leave anyway or there is no room.
+                if not self._scheduled and not channel.congested and (control := self.h2.take_output()):
+                    channel.write(control)
+                    channel.flush()
+            if channel.eof and not self.closed.done():
                 self._on_end()
         except PeerError as error:
             self._lost(error)
@@ -321,20 +333,18 @@ class Tunnel:
         self._scheduled = False
         if self.closed.done():
             return
-        stage = self.stage
+        stage, channel = self.stage, self.channel
         try:
-            if not self._channel.congested:
-                control = self.h2.take_output()
-                if control:
-                    if stage.owner is self:
-                        stage.add(control)
-                    else:
-                        self.encrypt(control)
+            control = b"" if channel.congested else self.h2.take_output()
             if stage.owner is self:
+                if control:
+                    stage.add(control)
                 stage.commit()
+            elif control:
+                channel.write(control)
             if self._send_error is not None:
                 raise self._send_error
-            self._channel.flush()
+            channel.flush()
         except PeerError as error:
             self._lost(error)
 
@@ -356,8 +366,8 @@ class Tunnel:
 
     def _on_end(self) -> None:
         """The peer has closed its side."""
-        if self.streams or not self._channel.clean:
-            self._lost(PeerError(Reason.TUNNEL_LOST, "closed by the peer" if self._channel.clean else "cut off by the peer"))
+        if self.streams or not self.channel.clean:
+            self._lost(PeerError(Reason.TUNNEL_LOST, "closed by the peer" if self.channel.clean else "cut off by the peer"))
         else:
             self._shut(Reason.GOAWAY if self._goaway else Reason.OK, Reason.TUNNEL_LOST)
 
@@ -385,6 +395,6 @@ class Tunnel:
         self.paused.clear()
         self.starved.clear()
         with contextlib.suppress(PeerError):
-            if not self._channel.congested and (control := self.h2.take_output()):
-                self._channel.write(control)
-        self._channel.close()
+            if not self.channel.congested and (control := self.h2.take_output()):
+                self.channel.write(control)
+        self.channel.close()

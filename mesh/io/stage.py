@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mesh.model.errors import PeerError
 from mesh.wire.h2.frames import HEADER_SIZE
 
 if TYPE_CHECKING:
     from mesh.io.tunnel import Tunnel
 
 RECORD: Final = 16 * 1024  # bytes of plaintext in a full TLS record
-CHUNK: Final = 4 * RECORD - HEADER_SIZE  # bytes of an app read at a time: with its header, full records and no crumb
-SIZE: Final = 2 * (CHUNK + HEADER_SIZE)
+CHUNK: Final = 16 * RECORD - HEADER_SIZE  # bytes of an app read at a time: with its header, full records and no crumb
+SIZE: Final = 20 * RECORD  # one chunk, and what small frames may come before it
 
 
 class Stage:
@@ -54,7 +55,7 @@ class Stage:
             self.commit()
             self.owner = owner
             if owner is not None:
-                owner.encrypt(control)
+                _encrypt(owner, control)
 
     def commit(self) -> None:
         """Encrypt what is here for its owner."""
@@ -62,4 +63,12 @@ class Stage:
         self.owner = None
         self.filled = 0
         if filled and owner is not None:
-            owner.encrypt(self.view[:filled])
+            _encrypt(owner, self.view[:filled])
+
+
+def _encrypt(owner: Tunnel, data: memoryview | bytes) -> None:
+    """Failure is the owner's business, later: whoever calls this is in the middle of something, perhaps for another tunnel."""
+    try:
+        owner.channel.write(data)
+    except PeerError as error:
+        owner.send_failed(error)

@@ -154,7 +154,7 @@ class Stream:
         tunnel, sock, counters = self._tunnel, self._sock, self._counters
         if sock is None or counters is None:
             return
-        if tunnel.congested:
+        if tunnel.channel.congested:
             self._pause()
             tunnel.paused.append(self)
             return
@@ -186,7 +186,7 @@ class Stream:
             if size < room:
                 break
             budget -= size
-        tunnel.schedule_flush()
+        tunnel.flush_after(self)
 
     def _end_local(self) -> None:
         """The app has ended its side."""

@@ -116,7 +116,7 @@ async def test_a_tunnel_killed_in_the_middle_resets_the_apps_and_never_ends_them
         pouring = asyncio.create_task(pour(link.client, MUCH, hashlib.sha256()))
         await read_exactly(link.server, 3 * MEGABYTE)
         # No close_notify, no GOAWAY: as when the process is killed.
-        pair.far._channel.close(notify=False)
+        pair.far.channel.close(notify=False)
         asyncio.get_running_loop().remove_reader(pair.far._descriptor)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             await pouring
@@ -133,7 +133,7 @@ async def test_a_tunnel_that_is_cut_off_between_frames_is_lost_too() -> None:
         link = await pair.link()
         await write(link.client, b"x")
         await read_exactly(link.server, 1)
-        pair.near._channel._sock.shutdown(socket.SHUT_WR)  # a FIN of TCP without the close_notify of TLS: anybody on the way can send it
+        pair.near.channel._sock.shutdown(socket.SHUT_WR)  # a FIN of TCP without the close_notify of TLS: anybody on the way can send it
         assert await link.far_done is Reason.TUNNEL_LOST
         assert await pair.far.closed is Reason.TUNNEL_LOST
         with pytest.raises(ConnectionResetError):

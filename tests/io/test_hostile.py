@@ -157,7 +157,7 @@ async def test_a_byte_changed_on_the_way_ends_the_tunnel() -> None:
         link = await pair.link()
         await write(link.client, b"x")
         await read_exactly(link.server, 1)
-        pair.near._channel._sock.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        pair.near.channel._sock.send(b"\x17\x03\x03\x00\x20" + bytes(32))
         assert await pair.far.closed is Reason.TUNNEL_LOST
         assert await link.far_done is Reason.TUNNEL_LOST
         assert await pair.near.closed is Reason.TUNNEL_LOST
