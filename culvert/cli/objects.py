@@ -59,13 +59,13 @@ def run_delete(layout: Layout, what: list[str], files: list[Path], namespace: st
         raise UsageError("say what to delete: culvert delete KIND NAME, or culvert delete -f FILE_OR_DIRECTORY")
     with exclusive(layout):
         load_spec(layout)
+        texts = read_texts(files)
         if files:
-            texts = read_texts(files)
             keys = [document.key for file, text in texts.items() for document in load_documents(text, file)[0]]
-            remember_refusals(layout, texts, ())
         else:
             keys = [_one(layout, kind, name, namespace) for kind, name in _pairs(what)]
         deleted = delete_objects(layout, keys)
+        remember_refusals(layout, texts, (), {str(key) for key in keys})
         generation = next_generation(layout)
     for key in deleted.objects:
         print(f"{key.label} deleted")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
-from culvert.cli.output import age, console, note, print_json, print_table, show_refusals
+from culvert.cli.output import age, console, note, print_json, print_table
 from culvert.cli.show import COLOURS, TABLES, all_refusals
 from culvert.playground.control import load_spec, read_status, supervisor_process
 from culvert.playground.layout import Layout
 from culvert.playground.observe import observe
 from mesh.model.errors import Refusal
+
+GOOD_AND_BAD = {
+    "ready": "green",
+    "synced": "green",
+    "Available": "green",
+    "not ready": "yellow",
+    "behind": "yellow",
+    "not connected": "red",
+}
 
 
 def run_status(layout: Layout, *, as_json: bool) -> None:
@@ -20,52 +30,74 @@ def run_status(layout: Layout, *, as_json: bool) -> None:
     refusals = all_refusals(layout)
     if as_json:
         document: dict[str, Any] = {"name": layout.name, "state": str(layout.state), "supervisor": supervisor.pid if supervisor else None}
-        document |= {key: value for key, value in found.items() if key != "refused"}
-        document |= seen
+        document |= found | seen
         document["refused"] = [{slot: getattr(item, slot) for slot in Refusal.__slots__} for item in refusals]
         print_json(document)
         return
-    _show(layout, found, seen)
-    show_refusals(refusals)
+    _nodes(found, seen)
+    if found["processes"]:
+        _section("PROCESSES")
+        _processes(found, seen)
+    _section("PODS")
+    columns, wide, row = TABLES["pod"]
+    print_table(columns + wide, [row(pod) for pod in found["pods"]], COLOURS)
+    if seen["certificates"]:
+        _section("CERTIFICATES")
+        rows = [[item["node"], item["identity"], item["state"], _expiry(item["expires"]), item["error"]] for item in seen["certificates"]]
+        print_table(["NODE", "IDENTITY", "STATE", "EXPIRES", "PROBLEM"], rows, GOOD_AND_BAD)
+    _refused(refusals, seen["consequences"])
+    for item in seen["notes"]:
+        for text in item["notes"]:
+            note(f"{item['object']}: {text}")
+    for what, why in found["problems"].items():
+        note(f"problem: {what}: {why}")
     if supervisor is None:
         note(f"the supervisor is not running: what you see may be old; culvert up starts it again (log: {layout.supervisor_log})")
 
 
-def _show(layout: Layout, found: dict[str, Any], seen: dict[str, Any]) -> None:
-    out = console()
-    rows = [[node["name"], ",".join(node["addresses"]), ",".join(node["podRanges"]), node["pods"]] for node in found["nodes"]]
-    print_table(["NODE", "ADDRESSES", "POD-RANGES", "PODS"], rows)
-    if found["processes"]:
-        out.print()
-        memory = seen["memory"]
-        processes = [
-            [
-                item["name"],
-                _state(item),
-                item["pid"] or "-",
-                item["restarts"],
-                age(item["since"]),
-                memory.get(item["name"], "-"),
-                item["detail"],
-            ]
-            for item in found["processes"]
-        ]
-        print_table(
-            ["PROCESS", "STATE", "PID", "RESTARTS", "AGE", "MEMORY", "DETAIL"], processes, {"ready": "green", "not ready": "yellow"}
-        )
-    out.print()
-    columns, wide, row = TABLES["pod"]
-    print_table(columns + wide, [row(pod) for pod in found["pods"]], COLOURS)
-    for title, lines in seen["notes"].items():
-        out.print()
-        out.print(title, style="bold")
-        for line in lines:
-            out.print(f"  {line}", markup=False)
-    for what, why in found["problems"].items():
-        note(f"problem: {what}: {why}")
+def _section(title: str) -> None:
+    console().print(f"\n{title}", style="bold")
 
 
-def _state(process: dict[str, Any]) -> str:
-    if process["state"] != "Running":
-        return str(process["state"])
-    return "ready" if process["ready"] else "not ready"
+def _nodes(found: dict[str, Any], seen: dict[str, Any]) -> None:
+    rows = []
+    for node in found["nodes"]:
+        row = [node["name"], ",".join(node["addresses"]), ",".join(node["podRanges"]), node["pods"]]
+        rows.append([*row, *_sync(seen["controlPlane"]["nodes"].get(node["name"]))] if found["mesh"] else row)
+    columns = ["NODE", "ADDRESSES", "POD-RANGES", "PODS"]
+    print_table(columns + (["CONTROL-PLANE", "SNAPSHOT"] if found["mesh"] else []), rows, GOOD_AND_BAD)
+
+
+def _sync(sync: dict[str, Any] | None) -> list[object]:
+    if sync is None:
+        return ["not connected", "-"]
+    return ["synced" if sync["synced"] else "behind", sync["snapshot"]]
+
+
+def _processes(found: dict[str, Any], seen: dict[str, Any]) -> None:
+    rows = []
+    for item in found["processes"]:
+        memory = seen["memory"].get(item["name"])
+        state = item["state"] if item["state"] != "Running" else "ready" if item["ready"] else "not ready"
+        shown = f"{memory:.0f} MB" if memory else "-"
+        rows.append([item["name"], state, item["pid"] or "-", item["restarts"], age(item["since"]), shown, item["detail"]])
+    print_table(["NAME", "STATE", "PID", "RESTARTS", "AGE", "MEMORY", "DETAIL"], rows, GOOD_AND_BAD)
+
+
+def _expiry(text: str | None) -> str:
+    if not text:
+        return "-"
+    left = (datetime.fromisoformat(text) - datetime.now(UTC)).total_seconds()
+    if left <= 0:
+        return "expired"
+    return f"in {left:.0f} s" if left < 120 else f"in {left / 60:.0f} min" if left < 7200 else f"in {left / 3600:.0f} h"
+
+
+def _refused(refusals: list[Refusal], consequences: dict[str, str]) -> None:
+    if not refusals:
+        return
+    _section("REFUSED")
+    for refusal in refusals:
+        print(f"{refusal}")
+    for what, consequence in consequences.items():
+        print(f"{what}, until it is accepted: {consequence}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def apply(layout: Layout, texts: Mapping[str, str]) -> tuple[list[Applied], list
             applied.append(Applied(document.key, "created" if before is None else "configured"))
         store.put(document)
     hold_refused(layout.refused_objects, texts, checked.refused, {_key(document) for document in store.load().values()})
-    remember_refusals(layout, texts, refusals)
+    remember_refusals(layout, texts, refusals, {str(item.key) for item in applied})
     next_generation(layout)
     return applied, refusals
 
@@ -132,10 +132,11 @@ def next_generation(layout: Layout) -> int:
     return number
 
 
-def remember_refusals(layout: Layout, files: Iterable[str], refusals: Iterable[Refusal]) -> None:
+def remember_refusals(layout: Layout, files: Iterable[str], refusals: Iterable[Refusal], mended: Collection[str] = ()) -> None:
+    """Replace what is remembered of these files, and of objects (by subject) that are accepted or gone now."""
     kept: list[dict[str, str]] = read_json(layout.refused) or []
     again = tuple(f"{file}:" for file in files)
-    kept = [item for item in kept if not f"{item['where']}:".startswith(again)]
+    kept = [item for item in kept if not f"{item['where']}:".startswith(again) and item["subject"] not in mended]
     kept += [{slot: getattr(refusal, slot) for slot in Refusal.__slots__} for refusal in refusals]
     write_json(layout.refused, kept)
 

@@ -9,11 +9,12 @@ from culvert.playground.documents import Document, ObjectKey
 from culvert.playground.files import read_json, write_json
 from culvert.playground.layout import Layout
 from culvert.playground.records import load_records
-from culvert.playground.refusedobjects import drop_refused
+from culvert.playground.refusedobjects import drop_refused, held_keys
 from culvert.playground.store import Store
 from culvert.playground.wanted import BUILT_IN_NAMESPACES
 from mesh.model.errors import ConfigError, Refusal
 from mesh.model.manifest import Key
+from mesh.model.manifest.load import POLICY_GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,10 @@ class Deleted:
 
 
 def find_objects(layout: Layout, kind: str, name: str, namespace: str | None, *, built_in_namespaces: bool = False) -> list[ObjectKey]:
-    """Applied objects and running pods of this kind (in lower case) and name."""
+    """Applied objects, running pods and refused policies of this kind (in lower case) and name."""
     keys = set(Store(layout.applied).load())
     keys |= {record.pod_key for record in load_records(layout.pods)}
+    keys |= {ObjectKey(key.kind, POLICY_GROUP, key.namespace, key.name) for key in held_keys(layout.refused_objects)}
     found = sorted(
         key for key in keys if key.kind.lower() == kind and key.name == name and (not key.namespace or namespace in (None, key.namespace))
     )

@@ -9,24 +9,32 @@ from pathlib import Path
 
 from culvert.playground.keeper import MESH_BACK_OFF, Keeper, Restarting
 from culvert.playground.launch import Worker
-from culvert.playground.meshprograms import MeshProgram
+from culvert.playground.meshprograms import LOCAL, MeshProgram
 from culvert.playground.probes import EAGER_SECONDS, Target, check
+from culvert.playground.processes import ProcessId
 
 GRACE_SECONDS = 8.0
 
 
 class MeshProcess:
+    """`seen` is what the last probe saw. Readiness is of one process: its successor has to be asked anew."""
+
     def __init__(self, program: MeshProgram, worker: Worker, pids: Path, changed: Callable[[], None]) -> None:
         self.program = program
-        self.ready = False
         self.seen = ""
-        self.keeper = Keeper(program.name, worker, pids, lambda: program.program, Restarting("Always", MESH_BACK_OFF), changed)
+        self.keeper = Keeper(program.name, worker, pids, lambda: program.program, Restarting("Always", MESH_BACK_OFF), self._on_change)
         self._changed = changed
+        self._ready: ProcessId | None = None
+        self._poked = asyncio.Event()
         self._tasks: list[asyncio.Task[object]] = []
 
     @property
     def started(self) -> bool:
         return bool(self._tasks)
+
+    @property
+    def ready(self) -> bool:
+        return self._ready is not None and self._ready == self.keeper.process
 
     def start(self) -> None:
         self._tasks = [
@@ -34,17 +42,22 @@ class MeshProcess:
             asyncio.create_task(self._watch(), name=f"readiness of {self.program.name}"),
         ]
 
+    def _on_change(self) -> None:
+        self._poked.set()
+        self._changed()
+
     async def _watch(self) -> None:
-        target = Target(self.program.program.netns, "127.0.0.1", _no_commands, {})
+        target = Target(self.program.program.netns, LOCAL, _no_commands, {})
         while True:
-            if self.keeper.process is None:
-                ready, seen = False, self.keeper.detail
-            else:
-                ready, seen = await check(self.program.readiness, target)
-            if (ready, seen) != (self.ready, self.seen):
-                self.ready, self.seen = ready, seen
+            self._poked.clear()
+            process = self.keeper.process
+            ready, seen = (False, self.keeper.detail) if process is None else await check(self.program.readiness, target)
+            now = process if ready else None
+            if (now, seen) != (self._ready, self.seen):
+                self._ready, self.seen = now, seen
                 self._changed()
-            await asyncio.sleep(self.program.readiness.period if ready else EAGER_SECONDS / 2)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._poked.wait(), self.program.readiness.period if ready else EAGER_SECONDS / 2)
 
     async def stop(self) -> None:
         await self.keeper.stop(GRACE_SECONDS)

@@ -33,6 +33,12 @@ def hold_refused(directory: Path, files: Mapping[str, str], refused: Iterable[Re
     drop_refused(directory, in_force)
 
 
+def held_keys(directory: Path) -> set[Key]:
+    """The policies that are held and can be told from others."""
+    entries = [entry for path in directory.glob("*.yaml") for entry in parse_file(path.read_text(), str(path)).refused]
+    return {entry.key for entry in entries if entry.key is not None}
+
+
 def drop_refused(directory: Path, keys: Collection[Key]) -> list[Key]:
     """Let go of refused policies with these keys; returns those that were held."""
     dropped = []

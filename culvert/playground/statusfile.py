@@ -49,7 +49,7 @@ def _process(process: MeshProcess) -> dict[str, Any]:
         "kind": process.program.kind,
         "node": process.program.node,
         "state": keeper.state.value,
-        "ready": process.ready and keeper.state is KeeperState.RUNNING,
+        "ready": process.ready,
         "pid": keeper.process.pid if keeper.process else None,
         "restarts": keeper.restarts,
         "detail": keeper.detail if keeper.state is KeeperState.BACK_OFF else "" if process.ready else process.seen,
