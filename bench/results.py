@@ -67,7 +67,7 @@ class Results:
         table.add_column("", no_wrap=True)
         for peer in self.peers:
             table.add_column(peer, justify="right", no_wrap=True)
-        table.add_column(f"{ours}, expected", no_wrap=True)
+        table.add_column(f"{ours} (expected)", no_wrap=True)
         for metric in self.metrics.values():
             cells = [_cell(self.values[metric.name][peer]) for peer in self.peers]
             table.add_row(f"{metric.title}, {metric.unit}", *cells, self._goals(metric, ours))

@@ -48,7 +48,7 @@ def main() -> int:
     names = arguments.peers.split(",")
     if unknown := set(names) - set(TURNS):
         parser.error(f"unknown peers {', '.join(sorted(unknown))}; there are {', '.join(TURNS)}")
-    console, results = Console(highlight=False, width=None if sys.stdout.isatty() else 160), Results(METRICS, names)
+    console, results = Console(highlight=False, width=None if sys.stdout.isatty() else 180), Results(METRICS, names)
     try:
         run(console, results, names, arguments)
     except BenchError as error:
