@@ -30,7 +30,7 @@ class Config:
     """NODE_NAME. The node, as workloads name it. Default: empty (no locality preference by node)."""
 
     network: str
-    """NETWORK. The network this node is on. Default: empty, the only one."""
+    """NETWORK. The network this node is on, told to the control plane. Default: empty, the only one."""
 
     cluster_id: str
     """CLUSTER_ID. Sent to the control plane and shown in telemetry. Default: Kubernetes."""
@@ -195,7 +195,7 @@ def duration(raw: str) -> float:
     if raw.isdigit():
         return float(raw)
     if not raw or _DURATION.sub("", raw):
-        raise ValueError(raw)
+        raise ValueError(f"{raw!r}: expected a duration such as 1h30m, 90s, 250ms")
     return sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(raw))
 
 

@@ -24,7 +24,7 @@ from mesh.io.tunnel import Tunnel, dial
 from mesh.model import route
 from mesh.model.errors import PeerError
 from mesh.model.reasons import Reason
-from mesh.model.workload import SocketAddress, Workload
+from mesh.model.workload import OUTBOUND_PORT, SocketAddress, Workload
 from mesh.wire.hbone import connect_headers, read_response, traceparent
 from ztunnel.connections import Connection
 from ztunnel.dial import Connect, begin
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = Log("tunnel")
 
+_LOOPBACK = ("127.", "::1", "::ffff:127.")  # how getsockname writes it
+
 ATTEMPTS = 3
 """How often a stream is offered before the connection is refused: only a tunnel that took no notice of it is followed by another."""
 
@@ -43,14 +45,14 @@ ATTEMPTS = 3
 def capture(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress | None) -> None:
     """A connection was accepted on 15001."""
     registry = deps.registry
-    local = socket_address(sock.getsockname())
+    local = sock.getsockname()
     # The kernel redirects to loopback; who reaches this port in any other way was not captured.
-    if peer is None or local is None or not local.ip.is_loopback:
-        _refuse(deps, sock, Reason.NO_ORIGINAL_DESTINATION, "the connection did not come over loopback", peer, local)
+    if peer is None or not local[0].startswith(_LOOPBACK):
+        _refuse(deps, sock, Reason.NO_ORIGINAL_DESTINATION, "the connection did not come over loopback", peer, socket_address(local))
         return
     destination = original_destination(sock)
-    if destination is None or destination == local:
-        _refuse(deps, sock, Reason.NO_ORIGINAL_DESTINATION, "", peer, local)
+    if destination is None or (destination.port == OUTBOUND_PORT and destination.ip.is_loopback):
+        _refuse(deps, sock, Reason.NO_ORIGINAL_DESTINATION, "", peer, socket_address(local))
         return
     if registry.full(pod.uid):
         _refuse(deps, sock, Reason.TOO_MANY_CONNECTIONS, "", peer, destination)
@@ -247,9 +249,12 @@ class Outbound(Connection):
 
     def _on_done(self, reason: Reason) -> None:
         """The engine has closed the sockets."""
-        if self._tunnel is not None:
-            self._deps.pool.stream_ended(self._tunnel, self._deps.registry.clock())
-        self.finished(reason)
+        tunnel, detail = self._tunnel, ""
+        if tunnel is not None:
+            self._deps.pool.stream_ended(tunnel, self._deps.registry.clock())
+            if reason is Reason.TUNNEL_LOST and tunnel.error is not None:
+                detail = str(tunnel.error)
+        self.finished(reason, detail)
 
     def failed(self, reason: Reason, detail: str) -> None:
         """The dial that it waited for did not come through."""

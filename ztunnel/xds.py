@@ -77,7 +77,7 @@ class XdsClient:
             self.last_error = str(error)
             return "ConnectionError"
         try:
-            await self._converse(channel)
+            self.last_error = await self._converse(channel)
         except grpc.aio.AioRpcError as error:
             self.last_error = f"{error.code().name}: {error.details()}"
             return "Error" if self.connected else "ConnectionError"
@@ -90,11 +90,10 @@ class XdsClient:
         finally:
             with contextlib.suppress(asyncio.CancelledError):
                 await channel.close(None)
-        self.last_error = ""
-        return "Complete"
+        return "Error" if self.last_error else "Complete"
 
-    async def _converse(self, channel: Any) -> None:
-        """Raises AioRpcError when the stream breaks, PeerError when the server breaks the protocol."""
+    async def _converse(self, channel: Any) -> str:
+        """Until the server ends the stream; the error that it ended with, if any. Raises AioRpcError, PeerError."""
         import grpc.aio
         from envoy.service.discovery.v3 import discovery_pb2
 
@@ -112,9 +111,7 @@ class XdsClient:
                 received = await call.read()
                 if received is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs are older
                     code = await call.code()
-                    if code != grpc.StatusCode.OK:
-                        self.last_error = f"{code.name}: {await call.details()}"
-                    return
+                    return "" if code == grpc.StatusCode.OK else f"{code.name}: {await call.details()}"
                 response, size = received
                 if not self.connected:
                     self.connected = True
@@ -212,6 +209,7 @@ def fill_node(node: Any, config: Config) -> None:
             "INSTANCE_IPS": config.instance_ip,
             "NODE_NAME": config.node_name,
             "CLUSTER_ID": config.cluster_id,
+            **({"NETWORK": config.network} if config.network else {}),
             **config.node_metadata,
         }
     )

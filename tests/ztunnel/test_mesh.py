@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -319,5 +317,3 @@ def test_a_removed_pod_takes_its_connections_along(lab: Lab, pair: Pair, app: Ap
     lab.agent_a.add("uid-a", "a", "shop", "a", lab.a.netns.fd)
     until("served again", lambda: tunnel.dump()["workloadState"].get("uid-a", {}).get("state") == "Up")
     greet(lab.a.connect(str(lab.b.v4), PORT))
-    assert json.loads(tunnel.access.read_text().splitlines()[-1])
-    assert time.monotonic()
