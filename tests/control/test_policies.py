@@ -1,0 +1,194 @@
+"""Which policies a pod is under, and what those that are refused, or need a waypoint, mean for whom. Never silently open."""
+
+from __future__ import annotations
+
+import pytest
+
+from control.catalog import KEPT, KEPT_FILE, Catalog
+from control.resolve import MeshSettings, Resolved, resolve
+from mesh.model.policy import Connection, Decision, evaluate
+from mesh.model.reasons import Reason
+from mesh.model.state import MeshState
+from tests.control.objects import catalog, ip, namespace, peer, pod, policy, resolved, service
+
+STRICT = "istio-system/istio_converted_static_strict"
+PODS = (
+    pod("web", "10.0.0.1", labels="app: web"),
+    pod("db", "10.0.0.2", labels="app: db"),
+    pod("other", "10.0.0.3", labels="app: web", meta="namespace: other"),
+    pod("root", "10.0.0.4", labels="app: web", meta="namespace: istio-system"),
+)
+ALL = {"web", "db", "other", "root"}
+
+
+def decisions(found: Resolved) -> dict[str, Decision]:
+    """By pod: what a tunnel that was told all this decides about a plaintext peer."""
+    state = MeshState()
+    for workload in found.workloads:
+        state.upsert_workload(workload)
+    for entry in found.policies:
+        state.upsert_policy(entry)
+    result = {}
+    for workload in found.workloads:
+        policies, missing = state.policies_for(workload)
+        assert not missing
+        result[workload.name] = evaluate(Connection(None, ip("10.9.9.9"), workload.addresses[0], 80), policies, missing)
+    return result
+
+
+def denied(found: Resolved) -> set[str]:
+    return {name for name, decision in decisions(found).items() if not decision.allowed}
+
+
+DENY, BAD, BAD_SELECTOR = "action: DENY, rules: [{}]", "actoin: DENY", "selector: {app: web}"
+WEB = "selector: {matchLabels: {app: web}}"
+GATEWAY = "kind: Gateway, group: gateway.networking.k8s.io"
+
+REACH = [
+    # (objects beside the pods, pods that are denied)
+    ((), set()),
+    ((policy("p", DENY),), {"web", "db"}),
+    ((policy("p", f"{WEB}, {DENY}"),), {"web"}),
+    ((policy("p", f"{WEB}, {DENY}", "other"),), {"other"}),
+    ((policy("p", DENY, "istio-system"),), ALL),
+    ((policy("p", f"{WEB}, {DENY}", "istio-system"),), {"web", "other", "root"}),
+    ((policy("p", ""),), {"web", "db"}),
+    ((policy("p", DENY, annotations="istio.io/dry-run: 'true'"),), set()),
+    ((policy("p", "action: AUDIT, rules: [{}]"),), set()),
+    ((policy("p", f"{WEB}, action: CUSTOM, provider: {{name: x}}, rules: [{{}}]"),), {"web"}),
+    ((peer("s", "mtls: {mode: STRICT}"),), {"web", "db"}),
+    ((peer("s", "mtls: {mode: STRICT}", "istio-system"),), ALL),
+    ((peer("s", f"{WEB}, mtls: {{mode: STRICT}}"),), {"web"}),
+    # refused, and never accepted before
+    ((policy("p", BAD),), {"web", "db"}),
+    ((policy("p", f"{WEB}, {BAD}"),), {"web"}),
+    ((policy("p", BAD_SELECTOR),), {"web", "db"}),
+    ((policy("p", BAD, "istio-system"),), ALL),
+    ((policy("p", f"{WEB}, {BAD}", "istio-system"),), {"web", "other", "root"}),
+    ((policy("p", BAD, "'[]'"),), ALL),
+    ((policy("p", "rules: [{when: [{key: x.y, values: [z]}]}]"),), {"web", "db"}),
+    ((policy("p", BAD, annotations="istio.io/dry-run: 'true'"),), set()),
+    (("kind: AuthorizationPolicy\nmetadata: {name: p, namespace: other}\nspec: [",), {"other"}),
+    (("kind: AuthorizationPolicy\nmetadata: {name: p, namespace: [",), ALL),
+    (("kind: Pod\nmetadata: {name: p, namespace: [",), set()),
+    ((policy("p", "rules: [{}]"), policy("p", DENY)), {"web", "db"}),
+    ((policy("p", f"{WEB}, rules: [{{}}]"), policy("p", f"{WEB}, rules: [{{}}, {{}}]")), {"web"}),
+    ((peer("s", "mtls: {mode: SRICT}"),), {"web", "db"}),
+    ((peer("s", f"{WEB}, mtls: {{mode: SRICT}}"), peer("t", "mtls: {mode: PERMISSIVE}")), {"web"}),
+    ((peer("s", "mtls: {mode: SRICT}", "istio-system"),), ALL),
+    (("{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: r, namespace: other}}",), {"other"}),
+    # for a waypoint that is not there
+    ((policy("p", "targetRefs: [{kind: Service, name: front}]"), service("front", "selector: {app: web}")), {"web"}),
+    ((policy("p", "targetRefs: [{kind: Service, name: front}]", "other"), service("front", "selector: {app: web}")), set()),
+    ((policy("p", "targetRefs: [{kind: Service, name: nope}], rules: [{}]"), service("front", "selector: {app: web}")), set()),
+    ((policy("p", "targetRefs: [{kind: Service, name: front}], nope: 1"), service("front", "selector: {app: web}")), {"web"}),
+    ((policy("p", f"targetRefs: [{{{GATEWAY}, name: wp}}]"), namespace("shop", "istio.io/use-waypoint: wp")), {"web", "db"}),
+    ((policy("p", f"targetRefs: [{{{GATEWAY}, name: wp}}]"), namespace("shop", "istio.io/use-waypoint: none")), set()),
+    ((policy("p", f"targetRefs: [{{{GATEWAY}, name: wp}}]"), namespace("other", "istio.io/use-waypoint: wp")), set()),
+    (
+        (
+            policy("p", f"targetRefs: [{{{GATEWAY}, name: wp}}]", "gw"),
+            namespace("shop", "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: gw"),
+        ),
+        {"web", "db"},
+    ),
+    (
+        (
+            policy("p", f"targetRef: {{{GATEWAY}, name: wp}}"),
+            service("front", "selector: {app: db}", "labels: {istio.io/use-waypoint: wp}"),
+        ),
+        {"db"},
+    ),
+    (
+        (
+            policy("p", "targetRef: {kind: GatewayClass, group: gateway.networking.k8s.io, name: istio-waypoint}", "istio-system"),
+            namespace("other", "istio.io/use-waypoint: wp"),
+        ),
+        {"other"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("texts", "expected"), REACH, ids=[" + ".join(row[0])[-100:] or "nothing" for row in REACH])
+def test_whom_a_policy_denies(texts: tuple[str, ...], expected: set[str]) -> None:
+    assert denied(resolved(*PODS, *texts)) == expected
+
+
+def test_reasons_say_why() -> None:
+    found = decisions(resolved(PODS[0], peer("s", "mtls: {mode: STRICT}")))
+    assert found["web"].reason is Reason.MTLS_REQUIRED
+    found = decisions(resolved(PODS[0], policy("p", BAD)))
+    assert (found["web"].reason, found["web"].policy) == (Reason.POLICY_UNENFORCEABLE, "shop/p")
+
+
+def test_copies_of_one_name_each_deny_under_a_name_of_their_own() -> None:
+    found = resolved(*PODS, policy("p", f"{WEB}, {BAD}"), policy("p", f"selector: {{matchLabels: {{app: db}}}}, {BAD}"))
+    assert {entry.key for entry in found.policies} == {STRICT, "shop/p", "shop/p~2"}
+    assert denied(found) == {"web", "db"}
+
+
+CONSEQUENCES = [
+    (policy("p", BAD), "all traffic is denied to every pod of namespace shop"),
+    (policy("p", f"{WEB}, {BAD}"), "all traffic is denied to the pods of namespace shop with app=web"),
+    (policy("p", BAD, "istio-system"), "all traffic is denied to every pod of the whole mesh"),
+    (
+        policy("p", "targetRefs: [{kind: Service, name: s}], nope: 1"),
+        "all traffic is denied to the pods of namespace shop behind Service s",
+    ),
+    (peer("p", "mtls: {mode: X}"), "taken as STRICT: plaintext is denied to every pod of namespace shop"),
+    (policy("p", BAD, annotations="istio.io/dry-run: 'true'"), "it is a dry run and would not be enforced: nothing is denied"),
+    ("{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {x: y}}", ""),
+    ("a: [", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), CONSEQUENCES, ids=[row[1][:60] or row[0][:40] for row in CONSEQUENCES])
+def test_what_a_refusal_means_is_said(text: str, sentence: str) -> None:
+    ((_, consequence),) = resolved(text).refused
+    assert consequence == sentence
+
+
+def test_status_says_what_is_not_enforced_as_written() -> None:
+    found = resolved(policy("p", "action: AUDIT, rules: [{}]"), policy("q", "rules: [{}]"))
+    assert [(status.subject, status.where) for status in found.status] == [("AuthorizationPolicy shop/p", "0.yaml:1")]
+
+
+# What an update may do to what was in force.
+
+GOOD, OTHER = policy("p", f"{WEB}, {DENY}"), policy("p", f"{WEB}, action: DENY, rules: [{{to: [{{operation: {{ports: ['1']}}}}]}}]")
+
+
+def after(*steps: tuple[str, ...]) -> tuple[Catalog, Resolved]:
+    found = Catalog()
+    for texts in steps:
+        found = catalog(*texts, before=found)
+    return found, resolve(found, MeshSettings())
+
+
+def test_a_refused_update_leaves_the_last_accepted_version() -> None:
+    found, result = after((GOOD, *PODS), (policy("p", f"{WEB}, {BAD}"), *PODS))
+    assert denied(result) == {"web"}
+    assert [kept for _, kept in found.refused] == [KEPT]
+    assert result.refused[0][1] == KEPT
+    _, result = after((OTHER, *PODS), (policy("p", f"{WEB}, {BAD}"), *PODS))
+    assert denied(result) == set(), "the accepted one does not deny, and it is the one in force"
+
+
+def test_a_second_copy_does_not_replace_what_is_in_force() -> None:
+    found, result = after((GOOD, *PODS), (GOOD, *PODS, OTHER))
+    assert denied(result) == {"web"}
+    assert [kept for _, kept in found.refused] == [KEPT, KEPT]
+
+
+def test_a_file_that_becomes_unreadable_keeps_what_it_held() -> None:
+    found, result = after((f"{GOOD}\n---\n{PODS[0]}",), ("kind: AuthorizationPolicy\nmetadata: [",))
+    assert denied(result) == {"web"}
+    assert [kept for _, kept in found.refused] == [KEPT_FILE]
+    _, result = after((GOOD, PODS[0]), ("a: [", PODS[0]), ("", PODS[0]))
+    assert denied(result) == set(), "a file that is there, and empty, holds nothing"
+
+
+def test_what_is_removed_is_gone_and_what_is_mended_is_taken() -> None:
+    assert denied(after((GOOD, *PODS), PODS)[1]) == set()
+    assert denied(after((policy("p", BAD), *PODS), (GOOD, *PODS))[1]) == {"web"}
+    assert denied(after((GOOD, *PODS), (policy("p", BAD), *PODS), (OTHER, *PODS))[1]) == set()
