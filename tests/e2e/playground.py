@@ -73,7 +73,7 @@ class Playground:
         return self.directory.parent / f"{pod}.sock"
 
     def access_log(self, node: str) -> Iterator[dict[str, Any]]:
-        for line in self.culvert("logs", f"ztunnel/{node}").stdout.splitlines():
+        for line in self.culvert("logs", f"{node}.ztunnel").stdout.splitlines():
             if line.startswith("{"):
                 entry = json.loads(line)
                 if entry.get("scope") == "access":
@@ -113,10 +113,14 @@ def pod(name: str, ns: str, node: str, command: list[str], *, account: str = "de
     }
 
 
-def strict(ns: str) -> dict[str, Any]:
+def strict(ns: str, app: str = "") -> dict[str, Any]:
+    """For the whole namespace, or for one app in it."""
+    spec: dict[str, Any] = {"mtls": {"mode": "STRICT"}}
+    if app:
+        spec["selector"] = {"matchLabels": {"app": app}}
     return {
         "apiVersion": "security.istio.io/v1",
         "kind": "PeerAuthentication",
-        "metadata": {"name": "default", "namespace": ns},
-        "spec": {"mtls": {"mode": "STRICT"}},
+        "metadata": {"name": app or "default", "namespace": ns},
+        "spec": spec,
     }
