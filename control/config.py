@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from mesh.io.http import parse_address
@@ -102,8 +103,11 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
 
     manifests = tuple(Path(part) for part in required("CULVERT_MANIFESTS").split(":") if part)
     plaintext = address("CULVERT_XDS_PLAINTEXT", Config.xds_plaintext)
-    if plaintext and not plaintext.startswith(("127.", "[::1]:", "localhost:")):
+    if plaintext and not _loopback(plaintext):
         refuse("CULVERT_XDS_PLAINTEXT", plaintext, "a loopback address: tokens must not cross a wire in clear")
+    names = tuple(name.strip() for name in source.get("CULVERT_SERVER_NAMES", Config.server_names[0]).split(",") if name.strip())
+    if not names:
+        refuse("CULVERT_SERVER_NAMES", source["CULVERT_SERVER_NAMES"], "at least one name")
     ttl = source.get("CULVERT_CERT_TTL") or str(Config.cert_ttl)
     if not ttl.isascii() or not ttl.isdigit() or not 1 <= int(ttl) <= LONGEST_LEAF:
         refuse("CULVERT_CERT_TTL", ttl, f"seconds from 1 to {LONGEST_LEAF}")
@@ -115,7 +119,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
         xds_address=address("CULVERT_XDS_ADDRESS", Config.xds_address),
         xds_plaintext=plaintext,
         http_address=address("CULVERT_HTTP_ADDRESS", Config.http_address),
-        server_names=tuple(name for name in source.get("CULVERT_SERVER_NAMES", Config.server_names[0]).split(",") if name),
+        server_names=names,
         root_namespace=named("CULVERT_ROOT_NAMESPACE", Config.root_namespace, DNS_LABEL),
         trust_domain=named("CULVERT_TRUST_DOMAIN", Config.trust_domain, DNS_NAME),
         cert_ttl=int(ttl),
@@ -128,3 +132,12 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
     if refusals:
         raise ConfigError(*refusals)
     return config
+
+
+def _loopback(address: str) -> bool:
+    """Whether a listening address can be reached from this machine only. One that cannot be read was refused already."""
+    try:
+        host, _ = parse_address(address)
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

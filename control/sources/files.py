@@ -73,10 +73,11 @@ class Directories:
                 continue
             self._unreadable.discard(directory)
             for path in entries:
-                seen.add(path)
-                took, waits = self._look(path, wall, now)
-                changed |= took
-                unsettled |= waits
+                looked = self._look(path, wall, now)
+                if looked is not None:
+                    seen.add(path)
+                    changed |= looked[0]
+                    unsettled |= looked[1]
         for path in self._files.keys() - seen:
             known = self._files[path]
             if known.gone is None:
@@ -89,17 +90,19 @@ class Directories:
         self.complete = self.complete or (listed and not unsettled)
         return changed, unsettled
 
-    def _look(self, path: str, wall: float, now: float) -> tuple[bool, bool]:
+    def _look(self, path: str, wall: float, now: float) -> tuple[bool, bool] | None:
+        """As `scan`, of one file; None where there is none (a link to nothing, or removed since it was listed)."""
         known = self._files.get(path) or Known()
-        known.gone = None
         try:
             status = os.stat(path)
         except FileNotFoundError:
-            return False, True  # removed between listing and now: the next look sees
+            return None
         except OSError as error:
+            known.gone = None
             return self._take(path, known, None, _unreadable(path, error)), False
+        known.gone = None
         if stat.S_ISDIR(status.st_mode):
-            return False, False
+            return None
         if not stat.S_ISREG(status.st_mode):
             # Opening a pipe would wait for its writer.
             return self._take(path, known, None, _refused(path, "no regular file", "a regular file")), False

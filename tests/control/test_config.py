@@ -1,0 +1,74 @@
+"""The environment of the control plane, and what the process does with a bad one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from control.config import from_environment
+from mesh.model.errors import ConfigError
+
+GOOD = {"CULVERT_MANIFESTS": "/a:/b", "CULVERT_CA_DIR": "/ca", "CULVERT_NODE_TOKENS": "/tokens"}
+
+
+def test_defaults() -> None:
+    config = from_environment(GOOD)
+    assert config.manifests == (Path("/a"), Path("/b"))
+    assert (config.xds_address, config.xds_plaintext, config.http_address) == ("[::]:15012", "127.0.0.1:15010", ":15014")
+    assert (config.server_names, config.root_namespace) == (("istiod.istio-system.svc",), "istio-system")
+    assert (config.trust_domain, config.cert_ttl, config.cluster) == ("cluster.local", 86400, "Kubernetes")
+
+
+def test_everything_can_be_told() -> None:
+    config = from_environment(
+        {
+            **GOOD,
+            "CULVERT_XDS_ADDRESS": "",
+            "CULVERT_XDS_PLAINTEXT": "[::1]:1",
+            "CULVERT_SERVER_NAMES": "a.b,10.0.0.1",
+            "CULVERT_CERT_TTL": "20",
+            "CULVERT_TRUST_DOMAIN": "example.org",
+            "CULVERT_ROOT_NAMESPACE": "mesh",
+            "CLUSTER_ID": "east",
+        }
+    )
+    assert (config.xds_address, config.xds_plaintext, config.server_names) == ("", "[::1]:1", ("a.b", "10.0.0.1"))
+    assert (config.cert_ttl, config.trust_domain, config.root_namespace, config.cluster) == (20, "example.org", "mesh", "east")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CULVERT_MANIFESTS", ""),
+        ("CULVERT_CA_DIR", ""),
+        ("CULVERT_NODE_TOKENS", ""),
+        ("CULVERT_XDS_ADDRESS", "15012"),
+        ("CULVERT_HTTP_ADDRESS", "localhost"),
+        ("CULVERT_XDS_PLAINTEXT", "0.0.0.0:15010"),
+        ("CULVERT_XDS_PLAINTEXT", "127.evil.example:15010"),
+        ("CULVERT_CERT_TTL", "0"),
+        ("CULVERT_CERT_TTL", "1d"),
+        ("CULVERT_CERT_TTL", "99999999"),
+        ("CULVERT_TRUST_DOMAIN", "a/b"),
+        ("CULVERT_ROOT_NAMESPACE", "A"),
+        ("CULVERT_SERVER_NAMES", ","),
+    ],
+)
+def test_what_is_not_accepted_is_named(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_environment({**GOOD, name: value})
+    assert [refusal.field for refusal in caught.value.refusals] == [name]
+
+
+def test_the_process_says_what_is_wrong_and_ends() -> None:
+    done = subprocess.run([sys.executable, "-m", "control"], env={"CULVERT_CERT_TTL": "x"}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert [line.split(": ")[2] for line in done.stderr.removeprefix("culvert control: ").splitlines()[:1]] == [
+        "'' is not accepted; accepted"
+    ]
+    for name in ("CULVERT_MANIFESTS", "CULVERT_CA_DIR", "CULVERT_NODE_TOKENS", "CULVERT_CERT_TTL"):
+        assert name in done.stderr
+    assert "Traceback" not in done.stderr

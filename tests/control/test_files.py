@@ -1,0 +1,173 @@
+"""Directories of manifests: when a file counts, and that nothing that goes wrong there opens anything. Times are given, nobody sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from control.sources.files import IMPATIENCE, SETTLE, Directories, FilesSource
+
+OLD = 1_000.0
+NOW = 2_000.0
+
+
+def namespace(name: str) -> str:
+    return f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}\n"
+
+
+class Directory:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found = Directories([path])
+        self.now = 0.0
+
+    def write(self, name: str, text: str, when: float = OLD) -> None:
+        (self.path / name).write_text(text)
+        os.utime(self.path / name, (when, when))
+
+    def scan(self, later: float = 1.0) -> tuple[bool, bool]:
+        """(changed, not settled), `later` seconds after the last scan; the files' clock says NOW."""
+        self.now += later
+        return self.found.scan(NOW, self.now)
+
+    @property
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.found.parsed().objects]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Directory:
+    return Directory(tmp_path)
+
+
+def test_files_are_read_once_and_again_when_they_change(directory: Directory) -> None:
+    directory.write("a.yaml", namespace("one"))
+    assert directory.scan() == (True, False)
+    assert directory.scan() == (False, False)
+    directory.write("a.yaml", namespace("three"), OLD + 1)
+    assert directory.scan() == (True, False)
+    assert directory.names == ["three"]
+
+
+def test_only_manifests_are_read(directory: Directory) -> None:
+    for name in ("a.yaml", "b.yml", "c.json", ".d.yaml", "e.yaml~", "f.txt", "yaml"):
+        directory.write(name, namespace(name[0] if name[0] != "." else "d"))
+    (directory.path / "g.yaml").mkdir()
+    directory.scan()
+    assert directory.names == ["a", "b", "c"]
+
+
+def test_a_file_that_is_being_written_waits_and_its_old_content_counts(directory: Directory) -> None:
+    directory.write("a.yaml", namespace("old"))
+    directory.scan()
+    directory.write("a.yaml", namespace("half-wri"), NOW)
+    assert directory.scan() == (False, True)
+    assert directory.names == ["old"]
+    directory.write("a.yaml", namespace("new"), NOW - 2 * SETTLE)
+    assert directory.scan() == (True, False)
+    assert directory.names == ["new"]
+
+
+def test_a_file_that_never_rests_is_read_in_the_end(directory: Directory) -> None:
+    directory.write("a.yaml", namespace("busy"), NOW)
+    assert directory.scan() == (False, True)
+    assert not directory.found.complete
+    assert directory.scan(IMPATIENCE + 0.1) == (True, False)
+    assert directory.names == ["busy"]
+    assert directory.found.complete
+
+
+def test_a_file_that_is_away_for_a_moment_still_counts(directory: Directory) -> None:
+    directory.write("a.yaml", namespace("one"))
+    directory.scan()
+    (directory.path / "a.yaml").unlink()
+    assert directory.scan() == (False, True)
+    assert directory.names == ["one"]
+    directory.write("a.yaml", namespace("two"), OLD + 1)
+    assert directory.scan(SETTLE / 2) == (True, False)
+    assert directory.names == ["two"]
+    (directory.path / "a.yaml").unlink()
+    directory.scan()
+    assert directory.scan(2 * SETTLE) == (True, False)
+    assert directory.names == []
+
+
+def test_a_directory_that_is_gone_changes_nothing(tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "mounted")
+    directory.path.mkdir()
+    directory.write("a.yaml", namespace("one"))
+    directory.scan()
+    directory.path.rename(tmp_path / "unmounted")
+    assert directory.scan() == (False, False)
+    assert directory.scan() == (False, False)
+    assert directory.names == ["one"]
+
+
+def test_until_a_directory_is_there_nothing_is_complete(tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "later")
+    directory.scan()
+    assert not directory.found.complete
+    directory.path.mkdir()
+    directory.scan()
+    assert directory.found.complete
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"apiVersion: v1 \xe9"], ids=["UTF-16", "Latin-1"])
+def test_what_is_no_text_is_refused_and_may_be_a_policy(directory: Directory, data: bytes) -> None:
+    (directory.path / "a.yaml").write_bytes(data)
+    os.utime(directory.path / "a.yaml", (OLD, OLD))
+    directory.scan()
+    (refused,) = directory.found.parsed().refused
+    assert refused.policy
+    assert refused.namespace is None
+    assert refused.file == str(directory.path / "a.yaml")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(directory: Directory) -> None:
+    os.mkfifo(directory.path / "a.yaml")
+    directory.scan()
+    assert directory.found.parsed().refused[0].refusals[0].accepted == "a regular file"
+
+
+def test_a_link_to_nothing_is_as_good_as_absent(directory: Directory) -> None:
+    (directory.path / "a.yaml").symlink_to("nowhere")
+    directory.write("b.yaml", namespace("b"))
+    assert directory.scan() == (True, False)
+    assert directory.names == ["b"]
+    assert directory.found.complete
+
+
+def test_a_byte_order_mark_is_no_content(directory: Directory) -> None:
+    directory.write("a.yaml", "\ufeff" + namespace("a"))
+    directory.scan()
+    assert directory.names == ["a"]
+
+
+def test_changes_are_noticed_by_themselves(tmp_path: Path) -> None:
+    async def main() -> None:
+        source = FilesSource([tmp_path])
+        changed = asyncio.Event()
+        task = asyncio.create_task(source.run(changed.set))
+        async with asyncio.timeout(5):
+            await changed.wait()
+            assert source.synced
+            changed.clear()
+            (tmp_path / ".a.yaml").write_text(namespace("one"))
+            (tmp_path / ".a.yaml").rename(tmp_path / "a.yaml")
+            await changed.wait()
+            assert [entry.name for entry in source.parsed().objects] == ["one"]
+            changed.clear()
+            with open(tmp_path / "a.yaml", "a") as file:
+                file.write("---\n")
+                file.flush()
+                await asyncio.sleep(0.05)
+                file.write(namespace("two"))
+            await changed.wait()
+            assert [entry.name for entry in source.parsed().objects] == ["one", "two"]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
