@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -242,13 +243,13 @@ def _last_words(stage: Stage, console: Console) -> None:
 
 TRY = """
 The bookstore is up, in the mesh, on two nodes. Try:
-  culvert status{n}
-  culvert exec{n} -n bookstore shopper -- curl -s storefront:8080
-  culvert exec{n} -n outsider outsider -- curl -s pages.bookstore
-  culvert verify{n}
-  culvert apply{n} -f examples/bookstore-policies
-  culvert logs{n} node-1.ztunnel
-  culvert down{n}
+  {culvert} status{n}
+  {culvert} exec{n} -n bookstore shopper -- curl -s storefront:8080
+  {culvert} exec{n} -n outsider outsider -- curl -s pages.bookstore
+  {culvert} verify{n}
+  {culvert} apply{n} -f examples/bookstore-policies
+  {culvert} logs{n} node-1.ztunnel
+  {culvert} down{n}
 """
 
 
@@ -262,5 +263,13 @@ def leave_running(name: str, examples: Path) -> int:
     except NotAsTold as error:
         console.print(Text.assemble(("✗ ", "bold red"), str(error)))
         return 1
-    console.print(TRY.format(n="" if name == "culvert" else f" --name {name}"))
+    console.print(TRY.format(culvert=_command(), n="" if name == "culvert" else f" --name {name}"))
     return 0
+
+
+def _command() -> str:
+    """How this installation's `culvert` is called from here."""
+    if shutil.which("culvert"):
+        return "culvert"
+    beside = Path(sys.executable).with_name("culvert")
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
