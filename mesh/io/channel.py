@@ -28,6 +28,7 @@ from mesh.model.reasons import Reason
 
 RECEIVE_SIZE: Final = 256 * 1024  # bytes of ciphertext taken from the socket at a time
 FLUSH_AT: Final = 256 * 1024  # bytes of ciphertext that are sent without waiting for the end of the turn
+ANSWER_LIMIT: Final = 1024 * 1024  # bytes that may wait behind those that the kernel does not take
 _RECORD: Final = 16 * 1024 + 256  # the largest TLS record
 
 _RAW: Final = memoryview(bytearray(RECEIVE_SIZE))
@@ -149,7 +150,15 @@ class Channel:
             self.eof = self.clean = True
         except ssl.SSLError as error:
             raise PeerError(Reason.TUNNEL_LOST, describe(error)) from error
+        if self._outgoing.pending:
+            self._flush_answers()
         return _PLAIN[:filled]
+
+    def _flush_answers(self) -> None:
+        """OpenSSL answers a peer's KeyUpdate by itself. A peer that asks again and again and does not read must not fill our memory."""
+        if self._outgoing.pending > ANSWER_LIMIT:
+            raise PeerError(Reason.H2_FLOOD, "the peer does not read the answers to its KeyUpdates")
+        self.flush()
 
     def write(self, data: memoryview | bytes) -> None:
         """Encrypt. Nothing is sent before `flush`, except that a lot is flushed at once. Raises PeerError(TUNNEL_LOST)."""

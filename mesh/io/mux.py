@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -354,13 +355,29 @@ class Tunnel:
             self._timer = self.loop.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
+        """Keepalive; every ten seconds on a quiet tunnel, as a rule."""
         try:
             self.h2.on_timer(self.loop.time())
         except PeerError as error:
             self._lost(error)
             return
+        self._sweep()
         self.schedule_flush()
         self._arm()
+
+    def _sweep(self) -> None:
+        """Find apps that broke while their socket was not watched for reading: they ended their side, or are held back.
+
+        Without this such a stream would stay until the other end does something, perhaps for ever.
+        """
+        unwatched = {stream.descriptor: stream for stream in self.streams.values() if stream.descriptor >= 0 and not stream.reading}
+        if not unwatched:
+            return
+        poll = select.poll()
+        for descriptor in unwatched:
+            poll.register(descriptor, 0)  # nothing but POLLERR and POLLHUP
+        for descriptor, _ in poll.poll(0):
+            unwatched[descriptor].on_app_broke()
 
     # The end
 

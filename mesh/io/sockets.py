@@ -82,7 +82,8 @@ def listener(port: int, host: str = "", mark: int | None = None, transparent: bo
     """A listening socket in the calling thread's network namespace: `[::]` serving IPv4 too where there is IPv6, else `0.0.0.0`.
 
     With `host` it is bound to that address alone. SO_REUSEPORT is set, so that the next generation of a process can listen beside
-    this one. The mark is set before `listen`: the kernel programs look at it in that moment. Raises OSError.
+    this one. What `tune` sets is set here for all accepted sockets, which inherit it. The mark is set before `listen`: the kernel
+    programs look at it in that moment. Raises OSError.
     """
     version = ipaddress.ip_address(host).version if host else 6 if dual_stack and socket.has_ipv6 else 4
     try:
@@ -98,6 +99,7 @@ def _listener(version: int, port: int, host: str, mark: int | None, transparent:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        tune(sock)
         if version == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if host else 0)
         if transparent:

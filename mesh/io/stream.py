@@ -92,6 +92,11 @@ class Stream:
         return len(self._backlog)
 
     @property
+    def descriptor(self) -> int:
+        """The app's socket, or -1 while there is none."""
+        return self._fd if self._sock is not None else -1
+
+    @property
     def reading(self) -> bool:
         """Whether the app's socket is being read; false under back-pressure and after its end of file."""
         return self._reading
@@ -175,7 +180,7 @@ class Stream:
             except BlockingIOError:
                 break
             except OSError:
-                self._app_broke()
+                self.on_app_broke()
                 return
             if not size:
                 self._end_local()
@@ -212,7 +217,7 @@ class Stream:
             except BlockingIOError:
                 taken = 0
             except OSError:
-                self._app_broke()
+                self.on_app_broke()
                 return
             if taken:
                 counters.received += taken
@@ -245,7 +250,7 @@ class Stream:
             except BlockingIOError:
                 taken = 0
             except OSError:
-                self._app_broke()
+                self.on_app_broke()
                 return
             del self._backlog[:taken]
             counters.received += taken
@@ -269,9 +274,9 @@ class Stream:
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
-            self._app_broke()
+            self.on_app_broke()
 
-    def _app_broke(self) -> None:
+    def on_app_broke(self) -> None:
         """The app's socket was reset, or does not answer any more."""
         self._h2.reset(self.id, Code.CONNECT_ERROR)
         self._tunnel.schedule_flush()

@@ -48,6 +48,9 @@ async def dial(sock: socket.socket, credentials: Credentials, accepted: frozense
         await channel.handshake(_bounded(deadline))
         identity = server_identity(channel.tls, accepted)
         tunnel = Tunnel(channel, True, identity, peer_address(sock), None)
+    except OSError as error:
+        _discard(sock, channel)
+        raise PeerError(Reason.CONNECT_FAILED, error.strerror or str(error)) from error
     except BaseException:
         _discard(sock, channel)
         raise
@@ -87,6 +90,9 @@ async def accept(
         await channel.handshake(_bounded(deadline))
         identity = client_identity(channel.tls, credentials.identity.trust_domain)
         tunnel = Tunnel(channel, False, identity, address, on_request)
+    except OSError as error:  # the peer has gone before we began
+        _discard(sock, channel)
+        raise PeerError(Reason.TLS_HANDSHAKE, error.strerror or str(error)) from error
     except BaseException:
         _discard(sock, channel)
         raise

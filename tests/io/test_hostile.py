@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import subprocess
 import threading
 from pathlib import Path
 
@@ -161,3 +162,51 @@ async def test_a_byte_changed_on_the_way_ends_the_tunnel() -> None:
         assert await pair.far.closed is Reason.TUNNEL_LOST
         assert await link.far_done is Reason.TUNNEL_LOST
         assert await pair.near.closed is Reason.TUNNEL_LOST
+
+
+@on_loop
+async def test_an_app_that_breaks_after_it_ended_its_side_is_found_by_the_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket is not watched any more, and the other end has nothing to say that would fail."""
+    monkeypatch.setattr(mux, "LIMITS", Limits(ping_interval=0.03, ping_timeout=10.0))
+    async with await ends() as pair:
+        link = await pair.link()
+        await write(link.server, b"unread")  # closing with bytes unread makes the kernel send a reset
+        link.client.shutdown(socket.SHUT_WR)
+        assert await read_end(link.server) == b""
+        while link.sent.received < 6:
+            await asyncio.sleep(0.001)
+        assert not link.stream.reading
+        link.client.close()
+        assert (await link.done, await link.far_done) == (Reason.RESET_BY_SOURCE, Reason.RESET_BY_SOURCE)
+
+
+@on_loop
+async def test_key_updates_are_answered_and_do_no_harm(tmp_path: Path) -> None:
+    key, certificate = leaf(spiffe("a"))
+    (tmp_path / "key").write_bytes(key)
+    (tmp_path / "leaf").write_text(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.getsockname()[1]}", "-tls1_3", "-alpn", "h2"]
+        command += ["-cert", str(tmp_path / "leaf"), "-key", str(tmp_path / "key")]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        far, _ = server.accept()
+    assert process.stdin is not None
+    try:
+        served = await tunnel.accept(far, credentials("b"), lambda incoming: None)
+        sent = count_sent(far)
+        for _ in range(3):
+            process.stdin.write(b"K\n")  # s_client: update keys, and ask the peer to do the same
+            process.stdin.flush()
+            while count_sent(far) == sent:
+                await asyncio.sleep(0.002)
+            sent = count_sent(far)
+        assert (served.queued, served.closed.done()) == (0, False)
+        served.close(Reason.OK)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def count_sent(sock: socket.socket) -> int:
+    """tcpi_bytes_acked of struct tcp_info: bytes that the peer's kernel has taken."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)[120:128], "little")

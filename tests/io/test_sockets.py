@@ -32,6 +32,15 @@ def test_tune_sets_what_istio_sets() -> None:
         assert not near.getblocking()
 
 
+def test_accepted_sockets_inherit_the_options_of_their_listener() -> None:
+    with sockets.listener(0, host="127.0.0.1") as listening, socket.create_connection(listening.getsockname()[:2]):
+        accepted, _ = listening.accept()
+        with accepted:
+            options = (socket.TCP_NODELAY, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            assert [accepted.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [1, 180, 180, 9]
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
 def test_a_listener_serves_both_families_and_shares_its_port() -> None:
     with sockets.listener(0) as first, sockets.listener(first.getsockname()[1]) as second:
         assert first.family == second.family == socket.AF_INET6
