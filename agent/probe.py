@@ -20,8 +20,9 @@ def missing(status: str = "/proc/self/status") -> list[str]:
         _ = Namespace.current().cookie
     except OSError as error:
         found.append(f"The kernel tells no network namespace cookies (SO_NETNS_COOKIE, Linux 5.14): {error}.")
-    if not os.path.exists(routing.FWMARK_ACCEPT):
-        found.append(f"The kernel has no {routing.FWMARK_ACCEPT}, without which replies of apps do not find the way back.")
+    for path in routing.needed_sysctls():
+        if not os.path.exists(path):
+            found.append(f"The kernel has no {path}, without which replies of apps do not find the way back.")
     return found + bpf.probe()
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from agent.routing import Before
+from agent.routing import SYSCTLS, Before
 from mesh.io.log import Log
 
 log = Log("records")
@@ -47,7 +47,7 @@ class Records:
             before = raw["before"]
             if raw["boot"] != self.boot:
                 return None
-            known = Before(str(before["fwmark_accept"]), tuple(before["rules"]), tuple(before["routes"]))
+            known = Before(_sysctls(before["sysctls"]), tuple(before["rules"]), tuple(before["routes"]))
             return Record(cookie, str(raw["uid"]), str(raw["netns"]), int(raw["inode"]), known)
         except FileNotFoundError:
             return None
@@ -88,6 +88,11 @@ def write_atomically(path: str, text: str, mode: int = 0o600) -> None:
     finally:
         os.close(descriptor)
     os.rename(temporary, path)
+
+
+def _sysctls(raw: list[list[str]]) -> tuple[tuple[str, str], ...]:
+    """Only names that we write: a record must not make the agent write anywhere else."""
+    return tuple((name, str(value)) for name, value in raw if name in SYSCTLS)
 
 
 def _boot_id() -> str:

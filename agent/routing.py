@@ -4,8 +4,12 @@ The tunnel delivers to an app from the client's address, over `lo`, with the mar
 socket that mark, so its replies carry it; the rule below sends whatever carries it to table 100, where everything is local to `lo`:
 
     sysctl net.ipv4.tcp_fwmark_accept = 1
+    sysctl net.ipv4.fwmark_reflect = 1, net.ipv6.fwmark_reflect = 1
     ip rule  add fwmark 0x111/0xfff priority 32764 lookup 100      (also -6)
     ip route add local default dev lo table 100                    (also -6)
+
+`fwmark_reflect` does the same for what no socket answers: without it the reset of a port on which no app listens would leave by eth0
+towards the client, and the tunnel's connect would wait for its time-out instead of being refused at once.
 
 The numbers are Istio's, so a tunnel of theirs finds what it expects. What was there before is noted first (`Before`), so that
 `restore` takes away only what `install` brought. All functions block for some milliseconds: call them on a worker thread. The
@@ -32,7 +36,9 @@ REPLY_MARK = 0x111
 MARK_MASK = 0xFFF
 RULE_PRIORITY = 32764
 TABLE = 100
-FWMARK_ACCEPT = "/proc/sys/net/ipv4/tcp_fwmark_accept"
+SYSCTLS = ("net/ipv4/tcp_fwmark_accept", "net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect")
+"""All of these are 1 in an enrolled pod's namespace. The last is not there on a kernel without IPv6."""
+_PROC_SYS = "/proc/sys/"
 _IPV6_OFF = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
 
 _RT_SCOPE_HOST = 254
@@ -42,11 +48,16 @@ _GONE = {errno.ENOENT, errno.ESRCH, errno.EEXIST}
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """How a namespace was before the first `install`: the sysctl's value, and the families (4, 6) whose rule or route was there already."""
+    """How a namespace was before the first `install`: sysctls, and the families (4, 6) whose rule or route was there already."""
 
-    fwmark_accept: str
+    sysctls: tuple[tuple[str, str], ...]
     rules: tuple[int, ...] = ()
     routes: tuple[int, ...] = ()
+
+
+def needed_sysctls() -> list[str]:
+    """Files without which enrolment cannot work; IPv6's only where the kernel has IPv6."""
+    return [_PROC_SYS + name for name in SYSCTLS if "ipv6" not in name or os.path.exists(_IPV6_OFF)]
 
 
 def survey(namespace: Namespace) -> Before:
@@ -77,7 +88,7 @@ def _survey() -> Before:
     with IPRoute() as netlink:
         families = list(_families())
         return Before(
-            fwmark_accept=_read(FWMARK_ACCEPT),
+            sysctls=tuple((name, _read(_PROC_SYS + name)) for name in SYSCTLS if os.path.exists(_PROC_SYS + name)),
             rules=tuple(version for version, family in families if _has_rule(netlink, family)),
             routes=tuple(version for version, family in families if _has_route(netlink, family)),
         )
@@ -90,13 +101,15 @@ def _install() -> None:
                 _change(netlink.route, "add", **_route(family))
             if not _has_rule(netlink, family):
                 _change(netlink.rule, "add", **_rule(family))
-    if _read(FWMARK_ACCEPT) != "1":
-        _write(FWMARK_ACCEPT, "1")
+    for name in SYSCTLS:
+        if os.path.exists(_PROC_SYS + name) and _read(_PROC_SYS + name) != "1":
+            _write(_PROC_SYS + name, "1")
 
 
 def _restore(before: Before) -> None:
-    if _read(FWMARK_ACCEPT) == "1" and before.fwmark_accept != "1":
-        _write(FWMARK_ACCEPT, before.fwmark_accept)
+    for name, value in before.sysctls:
+        if value != "1" and _read(_PROC_SYS + name) == "1":
+            _write(_PROC_SYS + name, value)
     with IPRoute() as netlink:
         for version, family in _families():
             if version not in before.rules and _has_rule(netlink, family):

@@ -64,7 +64,7 @@ class FakeHost:
 
     def prepare(self, uid: str, path: str, namespace: Namespace) -> None:
         self._step("prepare", namespace.cookie)
-        self.prepared.setdefault(namespace.cookie, Record(namespace.cookie, uid, path, namespace.cookie, Before("0")))
+        self.prepared.setdefault(namespace.cookie, Record(namespace.cookie, uid, path, namespace.cookie, Before(())))
 
     def adopt(self, namespace: Namespace) -> bool:
         return namespace.cookie in self.listening

@@ -21,7 +21,7 @@ from mesh.model.errors import ConfigError
 from tests.agent.fakes import FakeNode, FakeTunnel
 from tests.agent.virtual import run
 
-RECORD = Record(7, "u1", "/run/netns/x", 4026532177, Before("0", rules=(4,), routes=(4, 6)))
+RECORD = Record(7, "u1", "/run/netns/x", 4026532177, Before((("net/ipv4/tcp_fwmark_accept", "0"),), rules=(4,), routes=(4, 6)))
 
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from agent.bpf import uninstall
+from agent.routing import SYSCTLS
 from mesh.io.netns import Namespace
 from tests.agent.zdsclient import ZdsClient
 from tests.bpf.lab import App, Node, Pod, Tunnel, greet, node, run
@@ -191,7 +192,7 @@ def namespace_state(pod: Pod) -> dict[str, str]:
         for family in ("-4", "-6")
         for what, more in (("rule", ""), ("route", " table all"))
     }
-    return kept | {"accept": pod.netns.run(lambda: Path("/proc/sys/net/ipv4/tcp_fwmark_accept").read_text())}
+    return kept | {name: pod.netns.run(Path("/proc/sys", name).read_text) for name in SYSCTLS}
 
 
 def kernel_state(lab: Lab) -> dict[str, object]:

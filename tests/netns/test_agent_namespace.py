@@ -18,11 +18,13 @@ from agent import routing
 from agent.addresses import NetlinkAddressWatch
 from agent.enrol import find_namespace
 from agent.records import Record
-from agent.routing import Before
+from agent.routing import SYSCTLS, Before
 from mesh.io.netns import Namespace
 from tests.bpf.lab import PREFIX, run, sweep
 
 pytestmark = pytest.mark.netns
+
+OFF = tuple((switch, "0") for switch in SYSCTLS)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def here() -> int:
 
 def state(name: str) -> list[str]:
     shown = [run(f"ip -n {name} {family} {what}") for family in ("-4", "-6") for what in ("rule show", "route show table all")]
-    return [*shown, run(f"ip netns exec {name} sysctl net.ipv4.tcp_fwmark_accept")]
+    return [*shown, run(f"ip netns exec {name} sysctl {' '.join(switch.replace('/', '.') for switch in SYSCTLS)}")]
 
 
 # Namespace
@@ -131,7 +133,7 @@ def test_what_is_no_namespace(tmp_path: Path, namespace: Namespace) -> None:
 
 
 def test_a_namespace_is_found_again_by_path_or_by_a_process_in_it(name: str, namespace: Namespace) -> None:
-    record = Record(namespace.cookie, "u1", f"/run/netns/{name}", namespace.inode, Before("0"))
+    record = Record(namespace.cookie, "u1", f"/run/netns/{name}", namespace.inode, Before(OFF))
     with contextlib.ExitStack() as stack:
         found = find_namespace(record)
         assert found is not None
@@ -156,7 +158,7 @@ def test_a_namespace_is_found_again_by_path_or_by_a_process_in_it(name: str, nam
 def test_install_and_restore_are_exact_inverses_and_idempotent(name: str, namespace: Namespace) -> None:
     before = state(name)
     noted = routing.survey(namespace)
-    assert noted == Before("0")
+    assert noted == Before(OFF)
     routing.install(namespace)
     after = state(name)
     routing.install(namespace)
@@ -178,7 +180,7 @@ def test_what_was_there_before_stays(name: str, namespace: Namespace) -> None:
     run(f"ip netns exec {name} sysctl -w net.ipv4.tcp_fwmark_accept=1")
     before = state(name)
     noted = routing.survey(namespace)
-    assert noted == Before("1", rules=(4,), routes=(6,))
+    assert noted == Before((("net/ipv4/tcp_fwmark_accept", "1"), *OFF[1:]), rules=(4,), routes=(6,))
     routing.install(namespace)
     assert state(name) != before
     routing.restore(namespace, noted)
@@ -190,7 +192,7 @@ def test_similar_rules_and_routes_are_not_ours(name: str, namespace: Namespace) 
     run(f"ip -n {name} route add local 10.5.0.0/16 dev lo table 100")
     before = state(name)
     noted = routing.survey(namespace)
-    assert noted == Before("0")
+    assert noted == Before(OFF)
     routing.install(namespace)
     routing.restore(namespace, noted)
     assert state(name) == before
