@@ -50,7 +50,8 @@ class Policies:
     """`authorizations` by key; `status` of those that are not enforced as written."""
 
     authorizations: dict[str, Authorization] = field(default_factory=dict)
-    attachments: list[Attachment] = field(default_factory=list)
+    attachments: dict[str | None, list[Attachment]] = field(default_factory=dict)
+    """By the namespace that they can reach; None: any."""
     modes: MutualTlsModes = field(default_factory=lambda: MutualTlsModes((), ""))
     status: list[Status] = field(default_factory=list)
     consequences: dict[int, str] = field(default_factory=dict)
@@ -58,7 +59,8 @@ class Policies:
 
     def keys_for(self, pod: Pod, services: Iterable[Service], namespace_labels: Mapping[str, str]) -> tuple[str, ...]:
         """The policies that a pod's workload names, sorted. `services` are those that select the pod."""
-        found = {entry.key for entry in self.attachments if entry.covers(pod, services, namespace_labels)}
+        candidates = (entry for reach in (None, pod.namespace) for entry in self.attachments.get(reach, ()))
+        found = {entry.key for entry in candidates if entry.covers(pod, services, namespace_labels)}
         strict = self.modes.key_for(pod.namespace, pod.labels)
         return tuple(sorted(found | {strict} if strict is not None else found))
 
@@ -104,7 +106,9 @@ def _add(
 ) -> None:
     result.authorizations[policy.key] = policy
     if policy.scope is PolicyScope.WORKLOAD:
-        result.attachments.append(Attachment(policy.key, namespace, labels, targets))
+        # Who uses a gateway may be anywhere.
+        reach = None if targets else namespace
+        result.attachments.setdefault(reach, []).append(Attachment(policy.key, namespace, labels, targets))
 
 
 def _deny(result: Policies, entry: Refused, root_namespace: str) -> str:

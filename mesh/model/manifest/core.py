@@ -29,6 +29,7 @@ from mesh.model.manifest.shapes import (
 
 SOURCE_ANNOTATION = "culvert.dev/source"
 ANYTHING = Opaque()
+UNREAD = Opaque(kept=False)
 TIMESTAMP = Text(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[-+]\d\d:\d\d)", "a time such as 2026-01-31T12:00:00Z", 40)
 
 
@@ -70,7 +71,7 @@ class Metadata:
     generation: int | None = item(Integer(0))
     resource_version: str = item(STRING, "")
     finalizers: tuple[str, ...] = item(ListOf(STRING), ())
-    managed_fields: Any = item(ANYTHING)
+    managed_fields: Any = item(UNREAD)
     self_link: str = item(STRING, "")
 
 
@@ -123,8 +124,8 @@ class Namespace(Object):
     NAMESPACED = False
     NAME = DNS_LABEL
 
-    spec: Any = item(ANYTHING)
-    status: Any = item(ANYTHING)
+    spec: Any = item(UNREAD)
+    status: Any = item(UNREAD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +134,8 @@ class ServiceAccount(Object):
     API_VERSIONS = ("v1",)
 
     automount_service_account_token: bool | None = item(Flag())
-    secrets: Any = item(ANYTHING)
-    image_pull_secrets: Any = item(ANYTHING)
+    secrets: Any = item(UNREAD)
+    image_pull_secrets: Any = item(UNREAD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

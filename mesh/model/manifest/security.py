@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from mesh.model.manifest.core import ANYTHING, Object, Selector
+from mesh.model.manifest.core import UNREAD, Object, Selector
 from mesh.model.manifest.shapes import (
     DNS_NAME,
     NETWORK,
@@ -264,7 +264,7 @@ class AuthorizationPolicy(Object):
     API_VERSIONS = API_VERSIONS
 
     spec: AuthorizationPolicySpec = item(Record(AuthorizationPolicySpec), AuthorizationPolicySpec())
-    status: Any = item(ANYTHING)
+    status: Any = item(UNREAD)
 
     RULES = (
         Rule(
@@ -312,4 +312,4 @@ class PeerAuthentication(Object):
     API_VERSIONS = API_VERSIONS
 
     spec: PeerAuthenticationSpec = item(Record(PeerAuthenticationSpec), PeerAuthenticationSpec())
-    status: Any = item(ANYTHING)
+    status: Any = item(UNREAD)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from mesh.model.manifest.core import ANYTHING, Object
+from mesh.model.manifest.core import UNREAD, Object
 from mesh.model.manifest.pods import PROTOCOL, SECONDS
 from mesh.model.manifest.shapes import (
     LABELS,
@@ -59,15 +59,15 @@ class ServiceSpec:
     internal_traffic_policy: str = item(Choice(("Cluster", "Local")), "Cluster")
     traffic_distribution: str = item(Choice(("PreferClose", "PreferSameZone", "PreferSameNode")), "")
     external_name: str = item(STRING, "")
-    external_ips: Any = item(ANYTHING, name="externalIPs")
+    external_ips: Any = item(UNREAD, name="externalIPs")
     external_traffic_policy: str = item(Choice(("Cluster", "Local")), "")
     session_affinity: str = item(Choice(("None", "ClientIP")), "None")
-    session_affinity_config: Any = item(ANYTHING)
+    session_affinity_config: Any = item(UNREAD)
     allocate_load_balancer_node_ports: bool | None = item(Flag())
     health_check_node_port: int | None = item(SECONDS)
     load_balancer_class: str = item(STRING, "")
     load_balancer_ip: str = item(STRING, "", name="loadBalancerIP")
-    load_balancer_source_ranges: Any = item(ANYTHING)
+    load_balancer_source_ranges: Any = item(UNREAD)
 
     RULES = (
         Rule(
@@ -109,4 +109,4 @@ class Service(Object):
     NAME = SERVICE_NAME
 
     spec: ServiceSpec = item(Record(ServiceSpec), required=True)
-    status: Any = item(ANYTHING)
+    status: Any = item(UNREAD)

@@ -225,12 +225,13 @@ class MapOf:
 
 @dataclass(frozen=True)
 class Opaque:
-    """Part of Kubernetes' schema that nothing here acts on: taken as it is, as plain values."""
+    """Part of Kubernetes' schema that is taken as it is: as plain values, or, where nothing will ever look at it, not `kept` at all."""
 
+    kept: bool = True
     accepted: str = "anything"
 
     def read(self, node: Node, path: str, report: Report) -> Any:
-        return plain(node)
+        return plain(node) if self.kept else None
 
 
 @dataclass(frozen=True)
