@@ -20,9 +20,8 @@ def missing(status: str = "/proc/self/status") -> list[str]:
         _ = Namespace.current().cookie
     except OSError as error:
         found.append(f"The kernel tells no network namespace cookies (SO_NETNS_COOKIE, Linux 5.14): {error}.")
-    for path in routing.needed_sysctls():
-        if not os.path.exists(path):
-            found.append(f"The kernel has no {path}, without which replies of apps do not find the way back.")
+    absent = [path for path in routing.needed_sysctls() if not os.path.exists(path)]
+    found += [f"The kernel has no {path}, without which replies of apps do not find the way back." for path in absent]
     return found + bpf.probe()
 
 
