@@ -118,6 +118,9 @@ async def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             _close(fds)
             raise PeerError(Reason.ZDS_PROTOCOL, "a packet that is too long, or with too many descriptors")
+        if not data:
+            _close(fds)
+            return data, []
         return data, list(fds)
 
 
