@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from bench.l4 import certificates
+from mesh.io.netns import Namespace
 from mesh.io.tls import Credentials, make_credentials
 from mesh.model.identity import Identity, parse_spiffe
 
@@ -59,19 +60,20 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running(directory: Path, config: dict[str, Any], port: int) -> Iterator[None]:
-    """Envoy with this configuration, listening on `port` when the context begins."""
+def running(directory: Path, config: dict[str, Any], port: int, host: str = "127.0.0.1", netns: str = "") -> Iterator[None]:
+    """Envoy with this configuration, listening on `host` and `port` when the context begins; in a network namespace by name."""
     envoy = binary()
     assert envoy is not None
+    inside = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []
     path = directory / "envoy.yaml"
     path.write_text(yaml.safe_dump(config))
     log = directory / "envoy.log"
-    command = [envoy, "-c", str(path), "--concurrency", "1", "--base-id", str(next(_bases)), "-l", "warning"]
+    command = [*inside, envoy, "-c", str(path), "--concurrency", "1", "--base-id", str(next(_bases)), "-l", "warning"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + READY_SECONDS
-        while not _listens(port):
+        while not _listens(host, port, netns):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
@@ -85,6 +87,12 @@ def running(directory: Path, config: dict[str, Any], port: int) -> Iterator[None
             process.wait()
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+def _listens(host: str, port: int, netns: str) -> bool:
+    def ask() -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex((host, port)) == 0
+
+    if not netns:
+        return ask()
+    with Namespace.open(f"/run/netns/{netns}") as namespace:
+        return namespace.run(ask)
