@@ -58,7 +58,8 @@ def _remove_all(layout: Layout) -> None:
     """Every namespace of this playground with everyone inside; records of pods stay, to be made anew."""
     names = netns.with_prefix(layout.prefix)
     inodes = {inode for inode in map(netns.inode, names) if inode is not None}
-    end_all(settled_in_namespaces(inodes), 2.0)
+    # Also those whose namespace has lost its name: they are known by their pid files only.
+    end_all({*known_processes(layout), *settled_in_namespaces(inodes)}, 2.0)
     for name in names:
         netns.delete(name)
 

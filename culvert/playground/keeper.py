@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -23,6 +24,7 @@ from culvert.playground.launch import Program, Worker
 from culvert.playground.processes import ProcessId, identify, in_session, open_pidfd, send
 
 CANNOT_START = 127
+AT_HOME_TRIES = 3
 
 
 class KeeperState(Enum):
@@ -147,9 +149,23 @@ class Keeper:
             else:
                 self.restarts += 1
             return False
+        if not self._at_home(process):
+            # Its namespace was taken away and made anew: it runs, and nobody can reach it.
+            _signal_group(process, signal.SIGKILL)
+            self.restarts += 1
+            return False
         self.process = process
         self._set(KeeperState.RUNNING, "adopted")
         return True
+
+    def _at_home(self, process: ProcessId) -> bool:
+        home = netns.inode(self._make().netns)
+        with suppress(OSError):
+            for _ in range(AT_HOME_TRIES):
+                if os.stat(f"/proc/{process.pid}/ns/net").st_ino == home:
+                    return True
+                time.sleep(0.01)  # the node tunnel visits pods, for microseconds at a time
+        return False
 
     async def _start(self) -> subprocess.Popen[bytes] | None:
         self._because = ""

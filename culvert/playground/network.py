@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from culvert.playground import netns
 from culvert.playground.addresses import CONTROL_HOST, SERVICES4, SERVICES6, gateways, node_wire_addresses, pod_ranges, wire_addresses
@@ -34,6 +34,7 @@ RTNH_F_ONLINK = 4
 
 # Without these, the first second of every IPv6 address is spent on duplicate detection, and redirects teach pods to bypass the node.
 COMMON = {
+    "ipv6.conf.{}.disable_ipv6": "0",
     "ipv6.conf.{}.accept_dad": "0",
     "ipv6.conf.{}.accept_ra": "0",
     "ipv6.conf.{}.accept_redirects": "0",
@@ -93,10 +94,11 @@ def make_node(layout: Layout, node: str, number: int, count: int) -> None:
 
 
 def make_pod(layout: Layout, namespace: str, node: str, number: int, uid: str, addresses: tuple[str, ...]) -> None:
-    """The pod's namespace and its link to `node`, whose number is `number`."""
-    _new(namespace)
+    """The pod's namespace and its link to `node`, whose number is `number`. Raises OSError; may be called again then."""
     port = pod_port(uid)
     node_netns = layout.node(node)
+    in_netns(node_netns, lambda: _drop_link(port))
+    _new(namespace)
 
     def inside() -> None:
         _sysctl(COMMON)
@@ -147,6 +149,13 @@ def _join_wire(layout: Layout, namespace: str, port: str, addresses: tuple[IP, I
     in_netns(layout.wire, at_wire)
 
 
+def _drop_link(name: str) -> None:
+    """A link of an attempt that was cut short: the kernel takes a dead namespace's links away only some time later."""
+    with _netlink() as route:
+        for index in route.link_lookup(ifname=name):
+            route.link("del", index=index)
+
+
 def _veth(route: IPRoute, name: str, peer: str, peer_netns: str) -> None:
     with open(netns_path(peer_netns), "rb") as file:
         route.link("add", ifname=name, kind="veth", peer={"ifname": peer, "net_ns_fd": file.fileno()})
@@ -157,6 +166,8 @@ def _netlink() -> Iterator[IPRoute]:
     route = IPRoute()
     try:
         yield route
+    except NetlinkError as error:
+        raise OSError(error.code, f"netlink: {error}") from error
     finally:
         route.close()
 

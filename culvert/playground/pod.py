@@ -122,7 +122,7 @@ class Pod:
 
     async def _run(self) -> None:
         try:
-            await self._make_network()
+            await self._make_network_until_it_works()
             await self._admitted.wait()
             for container in self.spec.init_containers:
                 policy = "Never" if self.spec.restart_policy == "Never" else "OnFailure"
@@ -133,10 +133,19 @@ class Pod:
             async with asyncio.TaskGroup() as group:
                 for container in self.spec.containers:
                     group.create_task(self._keep(container))
-        except OSError as error:
-            self.problem = f"cannot be made: {error.strerror or error}"
         finally:
             self._deps.changed()
+
+    async def _make_network_until_it_works(self) -> None:
+        delay = 0.0
+        while True:
+            try:
+                return await self._make_network()
+            except OSError as error:
+                self.problem = f"its network cannot be made: {error.strerror or error}"
+                self._deps.changed()
+            delay = self._deps.back_off.next(delay, 0.0)
+            await asyncio.sleep(delay)
 
     async def _make_network(self) -> None:
         record, deps = self.record, self._deps

@@ -16,6 +16,8 @@ def missing(config: Config, *, mesh: bool) -> list[str]:
     if os.geteuid() != 0:
         return ["The playground makes network namespaces and must run as root: try again with sudo."]
     found = []
+    if not Path("/proc/net/if_inet6").exists():
+        found.append("IPv6 is switched off in this kernel (ipv6.disable=1): the playground's pods have addresses of both families.")
     if config.tool("nft") is None:
         found.append("The program nft is not installed: apt-get install nftables.")
     try:

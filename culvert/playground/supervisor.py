@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 import time
+import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from culvert.playground.bootstrap import prepare
@@ -26,6 +28,8 @@ from culvert.playground.spec import PlaygroundSpec
 from culvert.playground.statusfile import status
 
 RESYNC_SECONDS = 5.0
+FAILED_PASS_SECONDS = 1.0
+TRIM_SECONDS = 5.0
 SETTLE_SECONDS = 0.01  # a burst of changes is one pass
 LOG_LIMIT = 8 << 20  # bytes per log
 
@@ -48,22 +52,24 @@ async def supervise(layout: Layout, spec: PlaygroundSpec) -> None:
             watch.add(directory)
         loop.add_reader(watch.fd, lambda: _changed(watch, cluster))
         cluster.start()
+        trimming = asyncio.create_task(_trim_logs(layout), name="trim logs")
         cluster.wake.set()
         while not stopping.is_set():
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(cluster.wake.wait(), RESYNC_SECONDS)
                 await asyncio.sleep(SETTLE_SECONDS)
-            except TimeoutError:
-                _trim_logs(layout)
             cluster.wake.clear()
             try:
                 await cluster.sync()
-            except OSError as error:
-                # A full disk, a directory removed under us: said, and tried again; running pods are not touched.
-                say(f"a pass failed: {error!r}")
-                cluster.problems["Supervisor"] = str(error)
-                loop.call_later(1.0, cluster.wake.set)
-            write_json(layout.status, status(cluster))
+                write_json(layout.status, status(cluster))
+            except Exception as error:
+                # A full disk, or a bug of ours: said, and tried again. Pods run on; nothing is torn down because we cannot think.
+                say(f"a pass failed: {''.join(traceback.format_exception(error))}")
+                cluster.problems["Supervisor"] = f"{error}; see {layout.supervisor_log}"
+                with suppress(Exception):
+                    write_json(layout.status, status(cluster))
+                loop.call_later(FAILED_PASS_SECONDS, cluster.wake.set)
+        trimming.cancel()
         loop.remove_reader(watch.fd)
     finally:
         watch.close()
@@ -84,9 +90,12 @@ def _changed(watch: Watch, cluster: Cluster) -> None:
         cluster.wake.set()
 
 
-def _trim_logs(layout: Layout) -> None:
-    for path in layout.logs.iterdir():
-        trim_log(path, LOG_LIMIT)
+async def _trim_logs(layout: Layout) -> None:
+    while True:
+        await asyncio.sleep(TRIM_SECONDS)
+        with suppress(OSError):
+            for path in layout.logs.iterdir():
+                trim_log(path, LOG_LIMIT)
 
 
 def main() -> int:

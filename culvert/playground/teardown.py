@@ -17,6 +17,7 @@ from culvert.playground.bootstrap import known_processes
 from culvert.playground.control import stop_supervisor
 from culvert.playground.layout import STATE_ROOT, Layout
 from culvert.playground.processes import end_all, settled_in_namespaces
+from mesh.model.errors import CulvertError
 
 GRACE_SECONDS = 3.0
 
@@ -51,8 +52,11 @@ def take_down(layout: Layout, uninstall: Callable[[str], bool], say: Callable[[s
         removed.left += [f"process {process.pid} does not end" for process in stubborn]
         removed.processes = len(processes)
     for instance in _instances(layout, names):
-        if uninstall(instance):
-            removed.instances.append(instance)
+        try:
+            if uninstall(instance):
+                removed.instances.append(instance)
+        except (OSError, ImportError, CulvertError) as error:
+            removed.left.append(f"the kernel programs of {instance} are still there ({error})")
     for name in names:
         netns.delete(name)
     removed.namespaces = len(names)
