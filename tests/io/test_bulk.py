@@ -9,10 +9,12 @@ import socket
 
 import pytest
 
+from mesh.io import mux
 from mesh.io.channel import FLUSH_AT
 from mesh.io.stage import SIZE
+from mesh.model.errors import PeerError
 from mesh.model.reasons import Reason
-from mesh.wire.h2 import SERVER_SETTINGS
+from mesh.wire.h2 import SERVER_SETTINGS, LocalSettings
 from tests.io.rig import Link, ends, on_loop, read_end, read_exactly, write
 
 MEGABYTE = 1 << 20
@@ -97,16 +99,37 @@ async def test_a_slow_reader_stops_its_own_sender_and_nobody_else() -> None:
 async def test_a_peer_that_does_not_read_its_tunnel_stops_the_apps_behind_it() -> None:
     async with await ends() as pair:
         links = [await pair.link() for _ in range(4)]
-        # The far end is deaf: its process hangs, or the network swallows everything.
-        asyncio.get_running_loop().remove_reader(pair.far._descriptor)
+        # The far end is deaf: its process hangs, or the network swallows everything. Little fits into the kernel, so that the streams'
+        # windows are not what stops the apps first.
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(pair.far._descriptor)
+        pair.near.channel._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        pair.far.channel._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         await asyncio.gather(*(fill(link) for link in links))
+        assert pair.near.congested
+        assert sorted(map(id, pair.near.paused)) == sorted(id(link.stream) for link in links)
         assert not any(link.stream.reading for link in links)
-        assert pair.near.queued <= FLUSH_AT + SIZE + 4096
-        asyncio.get_running_loop().add_reader(pair.far._descriptor, pair.far._on_readable)
+        assert not pair.near.starved
+        assert 0 < pair.near.queued <= FLUSH_AT + SIZE + 4096
+        loop.add_reader(pair.far._descriptor, pair.far._on_readable)
         for link in links:
             link.client.shutdown(socket.SHUT_WR)
         received = await asyncio.gather(*(read_end(link.server) for link in links))
         assert [len(each) for each in received] == [link.sent.sent for link in links]
+        assert not pair.near.congested
+
+
+@on_loop
+async def test_streams_that_wait_for_the_connections_window_all_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mux, "SERVER_SETTINGS", LocalSettings(connection_window=65_535))
+    async with await ends() as pair:
+        links = [await pair.link() for _ in range(3)]
+        digests = [(hashlib.sha256(), hashlib.sha256()) for _ in links]
+        pairs = list(zip(links, digests, strict=True))
+        await asyncio.gather(
+            *(pour(link.client, 2, sent) for link, (sent, _) in pairs), *(drink(link.server, got) for link, (_, got) in pairs)
+        )
+        assert [sent.digest() for sent, _ in digests] == [got.digest() for _, got in digests]
 
 
 @on_loop
@@ -138,3 +161,28 @@ async def test_a_tunnel_that_is_cut_off_between_frames_is_lost_too() -> None:
         assert await pair.far.closed is Reason.TUNNEL_LOST
         with pytest.raises(ConnectionResetError):
             await read_end(link.server)
+
+
+@on_loop
+async def test_a_tunnel_that_ends_in_good_order_in_the_middle_of_a_stream_is_lost_too() -> None:
+    async with await ends() as pair:
+        link = await pair.link()
+        await write(link.client, b"x")
+        await read_exactly(link.server, 1)
+        pair.near.channel.close()  # with close_notify
+        asyncio.get_running_loop().remove_reader(pair.near._descriptor)
+        assert await link.far_done is Reason.TUNNEL_LOST
+        assert await pair.far.closed is Reason.TUNNEL_LOST
+        with pytest.raises(ConnectionResetError):
+            await read_end(link.server)
+        pair.near._lost(PeerError(Reason.TUNNEL_LOST))
+
+
+@pytest.mark.parametrize(("notify", "reason"), [(True, Reason.OK), (False, Reason.TUNNEL_LOST)])
+@on_loop
+async def test_an_idle_tunnel_that_ends(notify: bool, reason: Reason) -> None:
+    async with await ends() as pair:
+        asyncio.get_running_loop().remove_reader(pair.near._descriptor)
+        pair.near.channel.close(notify)
+        assert await pair.far.closed is reason
+        pair.near._lost(PeerError(Reason.TUNNEL_LOST))
