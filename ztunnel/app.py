@@ -10,6 +10,7 @@ ports; inbound tunnels say GOAWAY; what runs goes on until it ends or the deadli
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import resource
@@ -43,6 +44,9 @@ from ztunnel.zds import ZdsClient, read_mark
 
 log = Log("app")
 
+GC_THRESHOLD = 10_000
+"""New objects until the cycle collector looks at the young ones. A connection makes dozens of objects and almost no cycles; the default of
+700 would have it look every few connections."""
 HOUSEKEEPING = 5.0  # seconds between looks at what is idle
 
 
@@ -138,6 +142,8 @@ class App:
             self.pool.expire(asyncio.get_running_loop().time())
             if not settled and not self.pending():
                 settled = True
+                gc.collect()
+                gc.freeze()  # what start-up made is here to stay: not to be looked at again with every full collection
                 log.info("ready", released=f"{release_startup_pages() >> 20} MB of start-up code")
 
     def _renewed(self, identity: Identity) -> None:
@@ -165,6 +171,7 @@ class App:
 async def main(config: Config, levels: Levels, sink: LineSink) -> None:
     """Run one tunnel; SIGTERM and SIGINT stop it, a second one at once."""
     _raise_descriptors()
+    gc.set_threshold(GC_THRESHOLD)
     app = App(config, levels, sink)
     loop = asyncio.get_running_loop()
     running = asyncio.current_task()

@@ -233,7 +233,7 @@ class Outbound(Connection):
         if stream.status == 200:
             self.established = self._spliced = True
             self.destination_identity = tunnel.peer_identity
-            self._sock = None
+            self._sock = self._decision = None  # an idle connection keeps what it needs and no more
             stream.splice(sock, self, self._on_done)
             return
         self._stream = self._tunnel = None
@@ -250,6 +250,7 @@ class Outbound(Connection):
     def _on_done(self, reason: Reason) -> None:
         """The engine has closed the sockets."""
         tunnel, detail = self._tunnel, ""
+        self._relay = self._stream = None  # or the two would keep each other until the next collection
         if tunnel is not None:
             self._deps.pool.stream_ended(tunnel, self._deps.registry.clock())
             if reason is Reason.TUNNEL_LOST and tunnel.error is not None:

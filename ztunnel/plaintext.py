@@ -112,7 +112,11 @@ class InboundPlaintext(Connection):
             reset(sock)
             return
         self.established = True
-        self._relay = splice(ours, sock, self, self.finished)
+        self._relay = splice(ours, sock, self, self._on_done)
+
+    def _on_done(self, reason: Reason) -> None:
+        self._relay = None  # or the two would keep each other until the next collection
+        self.finished(reason)
 
     def _fail(self, reason: Reason, detail: str) -> None:
         self._connect = None

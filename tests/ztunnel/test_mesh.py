@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -132,6 +134,23 @@ def refused(pod: Pod, host: str, port: int) -> bool:
     try:
         return ended(pod.connect(host, port))
     except ConnectionResetError:
+        return True
+
+
+def refused_quickly(pod: Pod, host: str, port: int) -> bool:
+    """As `refused`, of an app that greets."""
+    try:
+        with pod.connect(host, port) as connected:
+            return receive(connected, 6) != b"hello\n"
+    except ConnectionResetError:
+        return True
+
+
+def refused_by_kernel(pod: Pod, host: str, port: int) -> bool:
+    """Whether nobody listens: closed, never open."""
+    try:
+        return refused(pod, host, port)
+    except (ConnectionRefusedError, TimeoutError):
         return True
 
 
@@ -302,6 +321,45 @@ def test_a_successor_takes_over_and_the_old_one_drains(lab: Lab, pair: Pair, app
     assert old.process.wait(10) == 0
     assert successor.wait_line(direction="inbound")["reason"] == "ok"
     assert len(successor.lines(direction="inbound", reason="ok")) == 20
+
+
+def test_the_drain_ends_at_its_deadline(lab: Lab, pair: Pair, app: App) -> None:
+    """Uses the successor's place: pod b is left without a tunnel, and refuses."""
+    tunnel = lab.tunnels[-1]
+    tunnel.process.send_signal(signal.SIGTERM)
+    assert tunnel.process.wait(15) == 0
+    assert refused_by_kernel(lab.c, str(lab.b.v4), PORT)
+    tunnel = lab.start(lab.agent_b, CONNECTION_TERMINATION_DEADLINE="500ms")
+    tunnel.ready()
+    running = lab.a.connect(str(lab.b.v4), PORT), lab.c.connect(str(lab.b.v4), PORT)
+    for each in running:
+        assert receive(each, 6) == b"hello\n"
+    tunnel.process.send_signal(signal.SIGTERM)
+    for each in running:
+        assert ended(each)
+    assert tunnel.process.wait(15) == 0
+    assert [line["direction"] for line in tunnel.lines(reason="draining")] == ["inbound", "inbound"]
+    lab.start(lab.agent_b).ready()
+
+
+def test_without_descriptors_new_connections_are_refused_and_running_ones_go_on(lab: Lab, pair: Pair, app: App) -> None:
+    tunnel = lab.tunnels[-1]
+    running = lab.c.connect(str(lab.b.v4), PORT)
+    assert receive(running, 6) == b"hello\n"
+    pid = tunnel.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), before[1]))
+    try:
+        for _ in range(3):
+            assert refused(lab.c, str(lab.b.v4), PORT)
+        tunnel.wait_line(reason="fds_exhausted")
+        running.sendall(b"still\n")
+        assert receive(running, 6) == b"still\n"
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    until("it recovers", lambda: not refused_quickly(lab.c, str(lab.b.v4), PORT))
+    running.close()
+    assert tunnel.metric("culvert_refused_total", reason="fds_exhausted") >= 3
 
 
 def test_a_removed_pod_takes_its_connections_along(lab: Lab, pair: Pair, app: App) -> None:
