@@ -48,6 +48,8 @@ _STATUS = {
 }
 """What is not here is answered 503."""
 
+_MISBEHAVIOUR = frozenset({Reason.H2_PROTOCOL, Reason.H2_FLOOD, Reason.H2_TIMEOUT})
+
 
 async def serve(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress | None) -> None:
     """A connection was accepted on 15008: shake hands, then every request on it is an `InboundHbone`."""
@@ -76,14 +78,19 @@ async def serve(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress |
         tunnel.close(Reason.POD_REMOVED)
         return
     pod.tunnels.add(tunnel)
-    tunnel.closed.add_done_callback(partial(_on_tunnel_closed, pod, tunnel))
+    tunnel.closed.add_done_callback(partial(_on_tunnel_closed, deps, pod, tunnel, local))
     if pod.draining:
         tunnel.drain()
 
 
-def _on_tunnel_closed(pod: Pod, tunnel: Tunnel, closed: asyncio.Future[Reason]) -> None:
+def _on_tunnel_closed(deps: Deps, pod: Pod, tunnel: Tunnel, local: SocketAddress, closed: asyncio.Future[Reason]) -> None:
     pod.tunnels.discard(tunnel)
-    if tunnel.error is not None:
+    if tunnel.error is None:
+        return
+    if closed.result() in _MISBEHAVIOUR:
+        # Its streams, if it had any, end as `tunnel_lost`: what the peer did to deserve it is said here.
+        deps.registry.refused(True, closed.result(), f"{tunnel.peer_identity}: {tunnel.error.detail}", tunnel.peer_address, local)
+    else:
         log.debug("tunnel ended", peer=tunnel.peer_identity, address=tunnel.peer_address, reason=closed.result().word, error=tunnel.error)
 
 
