@@ -188,7 +188,7 @@ class Cluster:
         for node in self.spec.nodes:
             names: set[str] = set()
             for pod in pods:
-                if pod.record.node == node and pod.record.made:
+                if pod.record.node == node and pod.record.made and not pod.retired:
                     labels = self.wanted.namespaces.get(pod.record.namespace, {})
                     names.add(agent_file(pod.record))
                     record = agent_record(pod, labels, overlays.get(f"Pod {pod.record.key}", {}))

@@ -20,6 +20,8 @@ from culvert.playground.probes import Prober, Target
 from culvert.playground.processes import ProcessId, end_all, identify, settled_in_namespaces
 from culvert.playground.records import PodRecord
 
+LEAVE_SECONDS = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class PodDeps:
@@ -60,6 +62,7 @@ class Pod:
         self.redirection = ""
         self.mesh_wanted = False
         self.deletion_begun = False
+        self.retired = False
         self._admitted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -158,6 +161,7 @@ class Pod:
         number = deps.nodes.index(record.node) + 1
         await deps.worker.run(lambda: network.make_pod(deps.layout, record.netns, record.node, number, record.uid, record.addresses))
         self._save(record.but(made=True))
+        self._deps.changed()  # the agent may hear of it now
 
     async def _keep(self, container: ContainerSpec) -> None:
         keeper = self._keeper(container, self.spec.restart_policy)
@@ -263,12 +267,23 @@ class Pod:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        await self._leave_mesh()
         await self._deps.worker.run(self._sweep)
         for keeper in self.keepers.values():
             keeper.forget()
         (self._deps.layout.hosts / self.record.uid).unlink(missing_ok=True)
         self.record.forget(self._deps.layout.pods)
         self._deps.changed()
+
+    async def _leave_mesh(self) -> None:
+        """Tell the agent while the namespace is still there: the tunnel can then say goodbye to its peers instead of falling silent."""
+        self.retired = True
+        self._deps.changed()
+        enrolled = self._deps.layout.redirection(self.record.node) / self.record.uid
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                while enrolled.exists():  # noqa: ASYNC110 - a file of another process
+                    await asyncio.sleep(0.02)
 
     def _sweep(self) -> None:
         inode = netns.inode(self.record.netns)

@@ -52,9 +52,17 @@ def _process(process: MeshProcess) -> dict[str, Any]:
         "ready": process.ready,
         "pid": keeper.process.pid if keeper.process else None,
         "restarts": keeper.restarts,
-        "detail": keeper.detail if keeper.state is KeeperState.BACK_OFF else "" if process.ready else process.seen,
+        "detail": _process_detail(process),
         "since": keeper.since,
     }
+
+
+def _process_detail(process: MeshProcess) -> str:
+    if not process.started:
+        return "waits for the control plane's root certificate"
+    if process.keeper.state is KeeperState.BACK_OFF:
+        return process.keeper.detail
+    return "" if process.ready else process.seen
 
 
 def _pod(pod: Pod) -> dict[str, Any]:
