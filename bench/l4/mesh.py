@@ -33,8 +33,9 @@ def culvert(*arguments: str) -> None:
 @contextmanager
 def playground(scratch: Path, envoy: str) -> Iterator[Place]:
     """Two nodes, the whole mesh running, nothing enrolled yet: every turn finds the same machine."""
-    culvert("up", "-f", str(MANIFESTS), "--nodes", "2")
+    culvert("down")  # a run that was killed leaves its playground
     try:
+        culvert("up", "-f", str(MANIFESTS), "--nodes", "2")
         pods = {pod["name"]: pod for pod in status()["pods"] if pod["namespace"] == NAMESPACE}
         yield Place(pods["client"]["netns"], pods["server"]["netns"], pods["server"]["ips"][0], scratch, envoy)
     finally:
