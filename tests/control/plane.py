@@ -51,7 +51,7 @@ def pod(name: str, ip: str, *, namespace: str = "shop", node: str = "n1", accoun
 class Plane:
     """`files` writes manifests as a careful writer does: whole, by a rename."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, more: tuple[Path, ...] = ()) -> None:
         self.directory = directory
         self.manifests = directory / "manifests"
         self.manifests.mkdir(exist_ok=True)
@@ -61,7 +61,7 @@ class Plane:
             (tokens / node).write_text(token + "\n")
             (tokens / node).chmod(0o600)
         config = Config(
-            manifests=(self.manifests,),
+            manifests=(self.manifests, *more),
             ca_dir=directory / "ca",
             node_tokens=tokens,
             xds_address="127.0.0.1:0",
@@ -99,10 +99,16 @@ async def running(directory: Path, files: dict[str, str]) -> AsyncIterator[Plane
     plane = Plane(directory)
     for name, text in files.items():
         plane.write(name, text)
+    async with started(plane):
+        yield plane
+
+
+@contextlib.asynccontextmanager
+async def started(plane: Plane) -> AsyncIterator[None]:
     await plane.plane.start()
     task = asyncio.create_task(plane.plane.run())
     try:
-        yield plane
+        yield
     finally:
         plane.plane.stop()
         await asyncio.wait_for(task, 5)
