@@ -23,16 +23,15 @@ SIZE: Final = 20 * RECORD  # one chunk, and what small frames may come before it
 class Stage:
     """`view[:filled]` are frames of `owner`, in order."""
 
-    __slots__ = ("chunk", "filled", "owner", "view")
+    __slots__ = ("filled", "owner", "view")
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(SIZE))
-        self.chunk = CHUNK
         self.filled = 0
         self.owner: Tunnel | None = None
 
     def place_for(self, tunnel: Tunnel) -> int:
-        """Where a DATA frame of `tunnel` may be put now, with room for `chunk` bytes. What h2 wants to say before it is in front of it."""
+        """Where a DATA frame of `tunnel` may be put now, with room for CHUNK bytes. What h2 wants to say before it is in front of it."""
         if self.owner is not tunnel:
             self.commit()
             self.owner = tunnel

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from mesh.io.counters import Counters
 from mesh.io.sockets import reset
+from mesh.io.stage import CHUNK
 from mesh.model.errors import BugError
 from mesh.model.reasons import Reason
 from mesh.wire.h2.events import Headers
@@ -150,13 +151,7 @@ class Stream:
             self._loop.remove_reader(self._fd)
 
     def _on_readable(self) -> None:
-        try:
-            self._pump()
-        except Exception:
-            self._bug()
-
-    def _pump(self) -> None:
-        tunnel, sock, counters = self._tunnel, self._sock, self._counters
+        tunnel, sock, counters, h2 = self._tunnel, self._sock, self._counters, self._h2
         if sock is None or counters is None:
             return
         if tunnel.channel.congested:
@@ -164,34 +159,37 @@ class Stream:
             tunnel.paused.append(self)
             return
         stage = tunnel.stage
-        budget = stage.chunk
-        while budget > 0:
-            room = self._h2.sendable(self.id)
-            if not room:
-                self._pause()
-                tunnel.starved.add(self)
-                break
-            if room > budget:
-                room = budget
-            offset = stage.place_for(tunnel)
-            start = offset + HEADER_SIZE
-            try:
-                size = sock.recv_into(stage.view[start : start + room])
-            except BlockingIOError:
-                break
-            except OSError:
-                self.on_app_broke()
-                return
-            if not size:
-                self._end_local()
-                break
-            self._h2.write_data_header(stage.view, offset, self.id, size)
-            stage.filled = start + size
-            counters.sent += size
-            if size < room:
-                break
-            budget -= size
-        tunnel.flush_after(self)
+        budget = CHUNK
+        try:
+            while budget > 0:
+                room = h2.sendable(self.id)
+                if not room:
+                    self._pause()
+                    tunnel.starved.add(self)
+                    break
+                if room > budget:
+                    room = budget
+                offset = stage.place_for(tunnel)
+                start = offset + HEADER_SIZE
+                try:
+                    size = sock.recv_into(stage.view[start : start + room])
+                except BlockingIOError:
+                    break
+                except OSError:
+                    self.on_app_broke()
+                    return
+                if not size:
+                    self._end_local()
+                    break
+                h2.write_data_header(stage.view, offset, self.id, size)
+                stage.filled = start + size
+                counters.sent += size
+                if size < room:  # the socket is empty
+                    break
+                budget -= size
+            tunnel.flush_after(self)
+        except Exception:
+            self._bug()
 
     def _end_local(self) -> None:
         """The app has ended its side."""
