@@ -375,9 +375,10 @@ class Tunnel:
             return
         poll = select.poll()
         for descriptor in unwatched:
-            poll.register(descriptor, 0)  # nothing but POLLERR and POLLHUP
-        for descriptor, _ in poll.poll(0):
-            unwatched[descriptor].on_app_broke()
+            poll.register(descriptor, 0)  # errors are always reported
+        for descriptor, events in poll.poll(0):
+            if events & select.POLLERR:
+                unwatched[descriptor].on_app_broke()
 
     # The end
 
