@@ -45,6 +45,7 @@ class Connection:
         "destination_workload",
         "ended",
         "established",
+        "opened_as",
         "original",
         "pod",
         "received",
@@ -85,6 +86,7 @@ class Connection:
         self.established = False
         self.ended = False
         self.series: Series | None = None
+        self.opened_as: tuple[Identity | None, Identity | None] = (None, None)
         self._started = 0.0
 
     def __repr__(self) -> str:

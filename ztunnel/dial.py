@@ -58,7 +58,8 @@ class Connect:
             sock = self._sock = open_socket(namespace, mark, address.ip.version)
             if source is not None:
                 bind_source(sock, source)
-            tune(sock)
+            # A delivery never leaves this machine: its other end cannot vanish without the kernel's knowledge.
+            tune(sock, keepalive=source is None)
             code = self._try()
         except OSError as error:
             self._fail(reason_of(error), error.strerror or str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mesh.io.log import Log
 from mesh.model import policy
-from mesh.model.state import MeshState
+from mesh.model.state import MeshState, remember
 from mesh.model.workload import Workload
 
 log = Log("policy")
@@ -12,8 +12,10 @@ log = Log("policy")
 
 def judge(state: MeshState, workload: Workload, question: policy.Connection) -> policy.Decision:
     """The decision on one connection to `workload`. Denials are the access log's to tell; a dry run is told here."""
-    applicable, missing = state.policies_for(workload)
-    decision = policy.evaluate(question, applicable, missing)
+    decision = state.verdicts.get((workload.uid, question))
+    if decision is None:
+        applicable, missing = state.policies_for(workload)
+        decision = remember(state.verdicts, (workload.uid, question), policy.evaluate(question, applicable, missing))
     if decision.dry_run:
         log.info(
             "dry run", workload=workload.uid, source=question.source_identity or question.source_ip, matched=", ".join(decision.dry_run)

@@ -112,13 +112,16 @@ class Metrics:
     def opened(self, connection: Connection) -> None:
         self._open["destination" if connection.inbound else "source"] += 1
         series = connection.series = self._find(connection, "-")
+        connection.opened_as = (connection.source_identity, connection.destination_identity)
         series.opened += 1
 
     def closed(self, connection: Connection, reason: Reason) -> None:
         self._open["destination" if connection.inbound else "source"] -= 1
         self._take(connection)
         # Who it was may have become known since it opened: the peer's identity, and how it ended.
-        series = self._find(connection, reason.flag)
+        series = connection.series
+        if series is None or reason.flag != "-" or connection.opened_as != (connection.source_identity, connection.destination_identity):
+            series = self._find(connection, reason.flag)
         series.closed += 1
         if reason is not Reason.OK:
             series.failed += 1

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mesh.io.log import Log
 from mesh.io.relay import Relay, splice
-from mesh.io.sockets import original_destination, reset, socket_address, tune
+from mesh.io.sockets import original_destination, reset, socket_address
 from mesh.io.stream import Stream
 from mesh.io.tls import Credentials
 from mesh.io.tunnel import Tunnel, dial
@@ -57,7 +57,6 @@ def capture(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress | Non
     if registry.full(pod.uid):
         _refuse(deps, sock, Reason.TOO_MANY_CONNECTIONS, "", peer, destination)
         return
-    tune(sock)
     workload = deps.view.workload_of(pod.info)
     if workload is None:
         pod.spawn(_when_known(deps, pod, sock, peer, destination))

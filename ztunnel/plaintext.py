@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from mesh.io.relay import Relay, splice
-from mesh.io.sockets import original_destination, reset, socket_address, tune
+from mesh.io.sockets import original_destination, reset, socket_address
 from mesh.model import policy
 from mesh.model.inbound import meant_service
 from mesh.model.reasons import Reason
@@ -39,7 +39,6 @@ def steered(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress | Non
     elif deps.registry.full(pod.uid):
         _refuse(deps, sock, Reason.TOO_MANY_CONNECTIONS, "", peer, destination)
     else:
-        tune(sock)
         workload = deps.view.workload_of(pod.info)
         if workload is None:
             pod.spawn(_when_known(deps, pod, sock, peer, destination))

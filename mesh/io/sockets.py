@@ -12,6 +12,7 @@ import ipaddress
 import os
 import socket
 import struct
+from functools import lru_cache
 from typing import Final
 
 from mesh.model.errors import PeerError
@@ -118,15 +119,14 @@ def original_destination(sock: socket.socket) -> SocketAddress | None:
     """Where the app wanted to go before its connection was redirected to us, or None if the kernel does not know."""
     try:
         raw = sock.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, 16)
-        return SocketAddress(ipaddress.IPv4Address(raw[4:8]), int.from_bytes(raw[2:4], "big"))
+        return SocketAddress(_ip(raw[4:8]), int.from_bytes(raw[2:4], "big"))
     except (OSError, ValueError):
         pass
     try:
         raw = sock.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
-        ip = ipaddress.IPv6Address(raw[8:24])
+        return SocketAddress(_ip(raw[8:24]), int.from_bytes(raw[2:4], "big"))
     except (OSError, ValueError):
         return None
-    return SocketAddress(ip.ipv4_mapped or ip, int.from_bytes(raw[2:4], "big"))
 
 
 def peer_address(sock: socket.socket) -> SocketAddress | None:
@@ -142,9 +142,14 @@ def socket_address(name: object) -> SocketAddress | None:
     """What accept, getpeername and getsockname return, as an address of ours; None for other families than IP."""
     if not isinstance(name, tuple) or len(name) < 2:
         return None
-    ip = ipaddress.ip_address(str(name[0]).partition("%")[0])
-    mapped = ip.ipv4_mapped if ip.version == 6 else None
-    return SocketAddress(mapped or ip, int(name[1]))
+    return SocketAddress(_ip(str(name[0])), int(name[1]))
+
+
+@lru_cache(maxsize=8192)
+def _ip(value: str | bytes) -> IPAddress:
+    """An address from its text (a zone is left out) or its bytes, IPv4 where it is v4-mapped. The same few come again and again."""
+    ip = ipaddress.ip_address(value.partition("%")[0] if isinstance(value, str) else value)
+    return (ip.ipv4_mapped if ip.version == 6 else None) or ip
 
 
 async def wait_ready(sock: socket.socket, write: bool = False) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mesh.model.identity import Identity, parse_spiffe
 from mesh.model.reasons import Reason
-from mesh.model.state import MeshState
+from mesh.model.state import MeshState, remember
 from mesh.model.workload import (
     HBONE_PORT,
     TUNNEL_PORTS,
@@ -89,7 +89,7 @@ def outbound(source: Workload, destination: SocketAddress, state: MeshState, cho
         return Passthrough(destination)
     if workload.waypoint is not None and not is_waypoint(source, workload.waypoint, state):
         return _to_waypoint(source, workload.waypoint, destination, state, choose, None, workload)
-    return _to_workload(source, workload, destination.ip, destination.port, None)
+    return _to_workload(source, workload, destination.ip, destination.port, None, state)
 
 
 def _to_endpoint(source: Workload, service: Service, destination: SocketAddress, state: MeshState, choose: Choose) -> Decision:
@@ -104,11 +104,11 @@ def _to_endpoint(source: Workload, service: Service, destination: SocketAddress,
         return Refused(Reason.NO_HEALTHY_UPSTREAM, f"{service.key} port {destination.port}", None, service)
     workload, port = chosen
     if passthrough:
-        return _to_workload(source, workload, destination.ip, port, service)
+        return _to_workload(source, workload, destination.ip, port, service, state)
     ip = _address_like(workload, destination.ip)
     if ip is None:
         return Refused(Reason.NO_HEALTHY_UPSTREAM, f"{workload.uid} has no address", workload, service)
-    return _to_workload(source, workload, ip, port, service)
+    return _to_workload(source, workload, ip, port, service, state)
 
 
 def pick_endpoint(source: Workload, service: Service, port: int, state: MeshState, choose: Choose) -> tuple[Workload, int] | None:
@@ -158,7 +158,19 @@ def _shared(scope: Scope, workload: Workload) -> object:
             return workload.network
 
 
-def _to_workload(source: Workload, workload: Workload, ip: IPAddress, port: int, service: Service | None) -> Decision:
+def _to_workload(
+    source: Workload, workload: Workload, ip: IPAddress, port: int, service: Service | None, state: MeshState
+) -> Direct | Hbone | Refused:
+    key = (source.network, workload.uid, ip, port, service.key if service else None)
+    known = state.hops.get(key)
+    if isinstance(known, (Direct, Hbone, Refused)):
+        return known
+    hop = _hop(source, workload, ip, port, service)
+    remember(state.hops, key, hop)
+    return hop
+
+
+def _hop(source: Workload, workload: Workload, ip: IPAddress, port: int, service: Service | None) -> Direct | Hbone | Refused:
     if workload.network != source.network:
         return Refused(Reason.OTHER_NETWORK, f"{workload.uid} is on network {workload.network!r}", workload, service)
     target = SocketAddress(ip, port)

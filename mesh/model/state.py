@@ -2,13 +2,17 @@
 
 Mutable in place by whole objects only (`upsert_*`, `remove`), from one thread; every object inside is frozen. Endpoints that name a
 service which has not arrived are kept with their workload and take effect when the service does, in either order of arrival.
+
+Connections ask the same few questions again and again: `verdicts` (of `policy.evaluate`) and `hops` (of `route`) remember answers. Every
+change forgets all of them, so none outlives what it was derived from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
-from mesh.model.policy import Authorization, PolicyScope
+from mesh.model.policy import Authorization, Connection, Decision, PolicyScope
 from mesh.model.workload import (
     Health,
     HealthPolicy,
@@ -21,7 +25,11 @@ from mesh.model.workload import (
     Workload,
 )
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 DEFAULT_ROOT_NAMESPACE = "istio-system"
+MAX_REMEMBERED = 8192
 
 
 class MeshState:
@@ -38,10 +46,17 @@ class MeshState:
         self._endpoints: dict[NamespacedHostname, dict[str, Workload]] = {}
         self._global: dict[str, Authorization] = {}
         self._by_namespace: dict[str, dict[str, Authorization]] = {}
+        self.verdicts: dict[tuple[str, Connection], Decision] = {}
+        self.hops: dict[tuple[str, str, IPAddress, int, NamespacedHostname | None], object] = {}
 
     # Changes
 
+    def _forget(self) -> None:
+        self.verdicts.clear()
+        self.hops.clear()
+
     def upsert_workload(self, workload: Workload) -> None:
+        self._forget()
         self.remove_workload(workload.uid)
         self.workloads[workload.uid] = workload
         if workload.network_mode is NetworkMode.STANDARD:
@@ -52,6 +67,7 @@ class MeshState:
             self._endpoints.setdefault(key, {})[workload.uid] = workload
 
     def remove_workload(self, uid: str) -> Workload | None:
+        self._forget()
         old = self.workloads.pop(uid, None)
         if old is None:
             return None
@@ -63,6 +79,7 @@ class MeshState:
         return old
 
     def upsert_service(self, service: Service) -> None:
+        self._forget()
         self.remove_service(service.key)
         self.services[service.key] = service
         for vip in service.vips:
@@ -70,6 +87,7 @@ class MeshState:
         self._by_hostname.setdefault(service.hostname, {})[service.key] = service
 
     def remove_service(self, key: NamespacedHostname) -> Service | None:
+        self._forget()
         old = self.services.pop(key, None)
         if old is None:
             return None
@@ -85,6 +103,7 @@ class MeshState:
             self.remove_service(NamespacedHostname(namespace, hostname))
 
     def upsert_policy(self, policy: Authorization) -> None:
+        self._forget()
         self.remove_policy(policy.key)
         self.policies[policy.key] = policy
         if policy.scope is PolicyScope.GLOBAL:
@@ -93,6 +112,7 @@ class MeshState:
             self._by_namespace.setdefault(policy.namespace, {})[policy.key] = policy
 
     def remove_policy(self, key: str) -> None:
+        self._forget()
         old = self.policies.pop(key, None)
         if old is not None:
             self._global.pop(key, None)
@@ -152,6 +172,14 @@ class MeshState:
             elif policy.scope is PolicyScope.WORKLOAD:
                 found.append(policy)
         return found, missing
+
+
+def remember(memo: dict[K, V], key: K, value: V) -> V:
+    """Keep an answer; where there are too many, begin anew."""
+    if len(memo) >= MAX_REMEMBERED:
+        memo.clear()
+    memo[key] = value
+    return value
 
 
 def _visible(service: Service, client_namespace: str) -> bool:

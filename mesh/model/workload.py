@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType
 from typing import NamedTuple
@@ -30,7 +31,13 @@ class SocketAddress(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
+        return f"{_written(self.ip)}:{self.port}"
+
+
+@lru_cache(maxsize=8192)
+def _written(ip: IPAddress) -> str:
+    """As it stands before a port. Logs and headers write the same few addresses for every connection."""
+    return f"[{ip}]" if ip.version == 6 else str(ip)
 
 
 class NetworkAddress(NamedTuple):
