@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from mesh.io.channel import Channel
+from mesh.io.incoming import Incoming
 from mesh.io.stage import Stage
 from mesh.io.stream import Stream
 from mesh.model.errors import PeerError
@@ -35,7 +36,6 @@ from mesh.wire.h2 import (
     Event,
     GoAway,
     H2Connection,
-    Headers,
     Limits,
     RequestReceived,
     ResponseReceived,
@@ -51,51 +51,6 @@ _STAGE: Final = Stage()
 log = logging.getLogger(__name__)
 
 HeaderList = Sequence[tuple[bytes, bytes]]
-
-
-class Incoming:
-    """Server: a request that waits for an answer. Call `accept` or `reject` once, now or later; until then its DATA is held.
-
-    `on_gone` may be set: it is called with the reason if the stream ends before it was answered.
-    """
-
-    __slots__ = ("end_stream", "headers", "stream", "tunnel")
-
-    def __init__(self, tunnel: Tunnel, stream: Stream, headers: Headers, end_stream: bool) -> None:
-        self.tunnel = tunnel
-        self.stream = stream
-        self.headers = headers
-        self.end_stream = end_stream
-
-    @property
-    def on_gone(self) -> Callable[[Reason], None] | None:
-        return self.stream.on_gone
-
-    @on_gone.setter
-    def on_gone(self, callback: Callable[[Reason], None] | None) -> None:
-        self.stream.on_gone = callback
-
-    @property
-    def peer_identity(self) -> Identity:
-        return self.tunnel.peer_identity
-
-    @property
-    def peer_address(self) -> SocketAddress | None:
-        return self.tunnel.peer_address
-
-    @property
-    def gone(self) -> Reason | None:
-        """Why the stream has ended already, or None."""
-        return self.stream.reason
-
-    def accept(self, headers: HeaderList = ()) -> Stream:
-        """Answer 200. If the peer has gone meanwhile the stream has ended, and `splice` closes the socket at once and reports why."""
-        self.stream.answer(200, headers)
-        return self.stream
-
-    def reject(self, status: int, headers: HeaderList = ()) -> None:
-        """Answer with `status` and end the stream."""
-        self.stream.answer(status, headers)
 
 
 class Tunnel:

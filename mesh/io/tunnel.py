@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Final
 
 from mesh.io.channel import Channel
-from mesh.io.mux import Incoming, Tunnel
+from mesh.io.incoming import Incoming
+from mesh.io.mux import Tunnel
 from mesh.io.sockets import finish_connect, peer_address, tune
 from mesh.io.stream import Stream
 from mesh.io.tls import Credentials, client_identity, server_identity

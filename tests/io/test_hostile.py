@@ -193,18 +193,26 @@ async def test_key_updates_are_answered_and_do_no_harm(tmp_path: Path) -> None:
     assert process.stdin is not None
     try:
         served = await tunnel.accept(far, credentials("b"), lambda incoming: None)
-        sent = count_sent(far)
         for _ in range(3):
-            process.stdin.write(b"K\n")  # s_client: update keys, and ask the peer to do the same
-            process.stdin.flush()
+            sent = await settled(far)
             while count_sent(far) == sent:
-                await asyncio.sleep(0.002)
-            sent = count_sent(far)
+                process.stdin.write(b"K\n")  # s_client: update keys, and ask the peer to do the same
+                process.stdin.flush()
+                await settled(far)
         assert (served.queued, served.closed.done()) == (0, False)
         served.close(Reason.OK)
     finally:
         process.kill()
         process.communicate()
+
+
+async def settled(sock: socket.socket) -> int:
+    """`count_sent`, once it has not moved for a while."""
+    before = -1
+    while before != count_sent(sock):
+        before = count_sent(sock)
+        await asyncio.sleep(0.03)
+    return before
 
 
 def count_sent(sock: socket.socket) -> int:
