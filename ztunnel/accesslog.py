@@ -12,12 +12,13 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mesh.io.log import LineSink, Log
+from mesh.model.identity import Identity
 from mesh.model.reasons import Reason
-from mesh.model.workload import SocketAddress
+from mesh.model.workload import Service, SocketAddress, Workload
+from mesh.wire.baggage import Baggage
 
 if TYPE_CHECKING:
     from ztunnel.connections import Connection
@@ -26,77 +27,92 @@ RETRY = 0.05  # seconds until a stalled reader is offered the rest
 
 log = Log("access")
 
-Field = tuple[str, str | int]
+MAX_ENDS = 8192
 
 
 class AccessLog:
-    """Writes to `sink` in `form` (json or text). Made before the loop runs; used on it."""
+    """Writes to `sink` in `form` (json or text). Made before the loop runs; used on it.
+
+    What a line says of each end is the same for every connection between the same two: it is rendered once and kept.
+    """
 
     def __init__(self, sink: LineSink, form: str, clock: Callable[[], float] = time.time) -> None:
         self.sink = sink
-        self._render = _json if form == "json" else _text
+        self._form = JSON if form == "json" else TEXT
         self._clock = clock
         self._second = 0
         self._stamp = ""
         self._scheduled = False
+        self._ends: dict[tuple[object, ...], list[str]] = {}
 
     def complete(self, connection: Connection, reason: Reason, detail: str, duration: float) -> None:
         """`duration` in seconds."""
         level = logging.INFO if reason is Reason.OK else logging.ERROR
         if not log.enabled(level):
             return
-        c = connection
+        c, plain, number = connection, self._form.plain, self._form.number
         client_bytes, server_bytes = (c.sent, c.received) if c.client_sends else (c.received, c.sent)
         ours, theirs = (server_bytes, client_bytes) if c.inbound else (client_bytes, server_bytes)
-        fields: list[Field] = [("src.addr", str(c.source))]
-        workload = c.source_workload
-        if workload is not None:
-            fields += (("src.workload", workload.name), ("src.namespace", workload.namespace))
-        elif c.claimed is not None and c.inbound:
-            fields += (("src.workload", c.claimed.workload_name), ("src.namespace", c.claimed.namespace))
-        if c.source_identity is not None:
-            fields.append(("src.identity", str(c.source_identity)))
-        if workload is not None:
-            fields.append(("src.cluster", workload.cluster))
-        fields.append(("dst.addr", str(c.destination)))
+        claimed = c.claimed if c.inbound and c.source_workload is None else None
+        fields = [plain("src.addr", c.source), *self._end("src", c.source_workload, claimed, c.source_identity, None)]
+        fields.append(plain("dst.addr", c.destination))
         if c.hbone and c.target is not None:
-            fields.append(("dst.hbone_addr", str(c.target)))
-        if c.service is not None:
-            fields.append(("dst.service", c.service.hostname))
-        workload = c.destination_workload
-        if workload is not None:
-            fields += (("dst.workload", workload.name), ("dst.namespace", workload.namespace))
-        if c.destination_identity is not None:
-            fields.append(("dst.identity", str(c.destination_identity)))
-        if workload is not None:
-            fields.append(("dst.cluster", workload.cluster))
+            fields.append(plain("dst.hbone_addr", c.target))
+        fields += self._end("dst", c.destination_workload, None, c.destination_identity, c.service)
         fields += (
-            ("direction", "inbound" if c.inbound else "outbound"),
-            ("bytes_sent", ours),
-            ("bytes_recv", theirs),
-            ("duration", f"{duration * 1000:.0f}ms"),
-            ("reason", reason.word),
+            plain("direction", "inbound" if c.inbound else "outbound"),
+            number("bytes_sent", ours),
+            number("bytes_recv", theirs),
+            plain("duration", f"{duration * 1000:.0f}ms"),
+            plain("reason", reason.word),
         )
         if reason is not Reason.OK:
-            fields.append(("error", _error(reason, detail)))
+            fields.append(self._form.quoted("error", _error(reason, detail)))
         self._write("info" if reason is Reason.OK else "error", "connection complete", fields)
+
+    def _end(
+        self, side: str, workload: Workload | None, claimed: Baggage | None, identity: Identity | None, service: Service | None
+    ) -> list[str]:
+        """The fields that tell who one end is. Names may hold anything, so they are quoted."""
+        name, namespace, cluster = (workload.name, workload.namespace, workload.cluster) if workload is not None else ("", "", "")
+        if claimed is not None:
+            name, namespace = claimed.workload_name, claimed.namespace
+        hostname = service.hostname if service is not None else None
+        known = workload is not None or claimed is not None
+        key = (side, known, name, namespace, cluster, identity, hostname)
+        fields = self._ends.get(key)
+        if fields is None:
+            quoted = self._form.quoted
+            fields = [quoted(f"{side}.service", hostname)] if hostname is not None else []
+            if known:
+                fields += (quoted(f"{side}.workload", name), quoted(f"{side}.namespace", namespace))
+            if identity is not None:
+                fields.append(quoted(f"{side}.identity", str(identity)))
+            if workload is not None:
+                fields.append(quoted(f"{side}.cluster", cluster))
+            if len(self._ends) >= MAX_ENDS:
+                self._ends.clear()
+            self._ends[key] = fields
+        return fields
 
     def refused(self, inbound: bool, reason: Reason, detail: str, source: SocketAddress | None, destination: SocketAddress | None) -> None:
         if not log.enabled(logging.WARNING):
             return
-        fields: list[Field] = []
+        plain = self._form.plain
+        fields: list[str] = []
         if source is not None:
-            fields.append(("src.addr", str(source)))
+            fields.append(plain("src.addr", source))
         if destination is not None:
-            fields.append(("dst.addr", str(destination)))
-        fields += (("direction", "inbound" if inbound else "outbound"), ("reason", reason.word), ("error", _error(reason, detail)))
+            fields.append(plain("dst.addr", destination))
+        fields += (plain("direction", "inbound" if inbound else "outbound"), plain("reason", reason.word))
+        fields.append(self._form.quoted("error", _error(reason, detail)))
         self._write("warn", "connection failed", fields)
 
     def close(self) -> None:
         self.sink.flush()
 
-    def _write(self, level: str, message: str, fields: list[Field]) -> None:
-        self.sink.add(self._render(level, self._time(), message, fields))
+    def _write(self, level: str, message: str, fields: list[str]) -> None:
+        self.sink.add(self._form.line(level, self._time(), message, fields))
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
@@ -120,21 +136,32 @@ def _error(reason: Reason, detail: str) -> str:
     return f"{text} ({reason.hint})" if reason.hint else text
 
 
-def _json(level: str, when: str, message: str, fields: list[Field]) -> bytes:
-    parts = [f'{{"level":"{level}","time":"{when}","scope":"access","message":"{message}"']
-    parts += [f'"{key}":{value if type(value) is int else _quoted(value)}' for key, value in fields]
-    return (",".join(parts) + "}\n").encode()
+class Form(NamedTuple):
+    """How a field and a line are written. `plain` is for values that need no quotes to stay in their place: addresses, our own words."""
+
+    plain: Callable[[str, object], str]
+    number: Callable[[str, int], str]
+    quoted: Callable[[str, str], str]
+    line: Callable[[str, str, str, list[str]], bytes]
 
 
-def _text(level: str, when: str, message: str, fields: list[Field]) -> bytes:
-    parts = [f"{when}\t{level}\taccess\t{message}"]
-    for key, value in fields:
-        # Names and errors may hold anything: quotes keep them in their column and on their line.
-        plain = type(value) is int or key.endswith("addr") or key in ("direction", "duration", "reason")
-        parts.append(f"{key}={value}" if plain else f"{key}={_quoted(str(value))}")
-    return ("\t".join(parts) + "\n").encode()
+def _json_line(level: str, when: str, message: str, fields: list[str]) -> bytes:
+    return f'{{"level":"{level}","time":"{when}","scope":"access","message":"{message}",{",".join(fields)}}}\n'.encode()
 
 
-@lru_cache(maxsize=8192)
-def _quoted(value: str) -> str:
-    return json.dumps(value)
+def _text_line(level: str, when: str, message: str, fields: list[str]) -> bytes:
+    return (f"{when}\t{level}\taccess\t{message}\t" + "\t".join(fields) + "\n").encode()
+
+
+JSON = Form(
+    lambda key, value: f'"{key}":"{value}"',
+    lambda key, value: f'"{key}":{value}',
+    lambda key, value: f'"{key}":{json.dumps(value)}',
+    _json_line,
+)
+TEXT = Form(
+    lambda key, value: f"{key}={value}",
+    lambda key, value: f"{key}={value}",
+    lambda key, value: f"{key}={json.dumps(value)}",
+    _text_line,
+)

@@ -39,6 +39,9 @@ _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _FORWARDED_PAIR = re.compile(r"\s*([!#$%&'*+\-.^_`|~0-9A-Za-z]+)=(?:\"((?:[^\"\\]|\\.)*)\"|([!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]*))\s*([;,]|$)")
 
+# What every tunnel sends for a connection to a service. Only a shortcut.
+_FORWARDED_USUAL = re.compile(rb'for="[0-9a-fA-F.:\[\]]{1,64}";host=([a-zA-Z0-9.-]{1,253})')
+
 
 @dataclass(frozen=True, slots=True)
 class Authority:
@@ -208,6 +211,9 @@ def forwarded(source: SocketAddress, service_host: str = "") -> str:
 
 def forwarded_host(value: bytes) -> str | None:
     """The first `host=` of a `forwarded` field, or None if there is none or the field is not RFC 7239."""
+    usual = _FORWARDED_USUAL.fullmatch(value)
+    if usual is not None:
+        return usual.group(1).decode("ascii")
     text = value.decode("ascii", "replace")
     host: str | None = None
     at = 0
