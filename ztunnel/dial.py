@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mesh.io.sockets import bind_source, stream_socket, tune
+from mesh.io.sockets import DELIVERY_PORT_TRIES, bind_source, stream_socket, tune
 from mesh.model.errors import PeerError
 from mesh.model.reasons import Reason
 from mesh.model.workload import IPAddress, SocketAddress
@@ -55,18 +56,14 @@ class Connect:
         self._timer: asyncio.TimerHandle | None = None
         self._sock: socket.socket | None = None
         try:
-            sock = self._sock = open_socket(namespace, mark, address.ip.version)
-            if source is not None:
-                bind_source(sock, source)
-            # A delivery never leaves this machine: its other end cannot vanish without the kernel's knowledge.
-            tune(sock, keepalive=source is None)
-            code = self._try()
+            code = self._try(namespace, mark, source)
+            if code == errno.EADDRNOTAVAIL and source is not None:
+                code = self._try_other_ports(namespace, mark, source)
         except OSError as error:
             self._fail(reason_of(error), error.strerror or str(error))
             return
         if code in _WAITING:
-            self._loop.add_writer(sock.fileno(), self._on_writable)
-            self._timer = self._loop.call_later(within, self._fail, Reason.CONNECT_TIMEOUT, f"{address} did not answer in {within:g} s")
+            self._wait(within)
         else:
             self._settle(code)
 
@@ -75,11 +72,34 @@ class Connect:
         if sock is not None:
             sock.close()
 
-    def _try(self) -> int:
-        assert self._sock is not None
+    def _try(self, namespace: Namespace, mark: int, source: IPAddress | None, tries: int = DELIVERY_PORT_TRIES) -> int:
+        """Open a socket and send the SYN; an errno. Raises OSError."""
+        sock = self._sock = open_socket(namespace, mark, self._address.ip.version)
+        if source is not None:
+            bind_source(sock, source, tries)
+        # A delivery never leaves this machine: its other end cannot vanish without the kernel's knowledge.
+        tune(sock, keepalive=source is None)
         target = (str(self._address.ip), self._address.port)
-        code = self._sock.connect_ex(target)
-        return self._sock.connect_ex(target) if code == errno.EINPROGRESS else code
+        code = sock.connect_ex(target)
+        return sock.connect_ex(target) if code == errno.EINPROGRESS else code
+
+    def _try_other_ports(self, namespace: Namespace, mark: int, source: IPAddress) -> int:
+        """The source port serves another connection from this client to this address: the next ones, and last one that the kernel finds."""
+        code = errno.EADDRNOTAVAIL
+        for tries in (*itertools.repeat(DELIVERY_PORT_TRIES, DELIVERY_PORT_TRIES), 0):
+            if code != errno.EADDRNOTAVAIL:
+                break
+            sock, self._sock = self._sock, None
+            if sock is not None:
+                sock.close()
+            code = self._try(namespace, mark, source, tries)
+        return code
+
+    def _wait(self, within: float) -> None:
+        assert self._sock is not None
+        self._loop.add_writer(self._sock.fileno(), self._on_writable)
+        why = f"{self._address} did not answer in {within:g} s"
+        self._timer = self._loop.call_later(within, self._fail, Reason.CONNECT_TIMEOUT, why)
 
     def _on_writable(self) -> None:
         assert self._sock is not None

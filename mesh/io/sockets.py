@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import itertools
 import os
 import socket
 import struct
@@ -24,6 +25,13 @@ IP_TRANSPARENT: Final = 19
 IPV6_TRANSPARENT: Final = 75
 IP_BIND_ADDRESS_NO_PORT: Final = 24
 SO_ORIGINAL_DST: Final = 80  # also IP6T_SO_ORIGINAL_DST, at level IPPROTO_IPV6
+
+# Source ports for connections in a client's name. A client that came in by plaintext has its own connection to the same pod and port,
+# and the kernel tells the two apart by the source port alone: a delivery from the port of such a connection reaches that one instead
+# of the app, and both break. So they are taken from where Linux takes none for clients (net.ipv4.ip_local_port_range).
+DELIVERY_PORTS: Final = range(61000, 65536)
+DELIVERY_PORT_TRIES: Final = 8
+_delivery_ports = itertools.cycle(DELIVERY_PORTS)
 
 KEEPALIVE_IDLE: Final = 180  # seconds; Istio's values
 KEEPALIVE_INTERVAL: Final = 180
@@ -68,13 +76,26 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def bind_source(sock: socket.socket, source: IPAddress) -> None:
-    """Make `source` the local address, although it is not ours (needs CAP_NET_ADMIN). The kernel chooses the port. Raises OSError."""
+def bind_source(sock: socket.socket, source: IPAddress, tries: int = DELIVERY_PORT_TRIES) -> None:
+    """Make `source` the local address, although it is not ours (needs CAP_NET_ADMIN), with the next of DELIVERY_PORTS. Raises OSError.
+
+    Where `tries` of them in a row are taken (somebody listens there), the kernel chooses a port when the socket connects. A port may
+    serve several destinations; that it serves this one already shows only when the socket connects, as EADDRNOTAVAIL.
+    """
     if source.version == 6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
-    # Without this each of our sockets takes a port for itself, and 28 thousand of them are all there are for ALL destinations together.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a port is taken for all destinations, and for a minute after
+    for port in itertools.islice(_delivery_ports, tries):
+        try:
+            sock.bind((str(source), port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return
+    # Without this the kernel takes a port for this socket alone, and 28 thousand of them are all there are for ALL destinations together.
     sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
     sock.bind((str(source), 0))
 

@@ -59,6 +59,22 @@ def test_marks_and_transparent_sources() -> None:
         with sockets.stream_socket(ip.version, mark) as sock:
             sockets.bind_source(sock, ip)
             assert sock.getsockname()[0] == source
+            assert sock.getsockname()[1] in sockets.DELIVERY_PORTS
+        with sockets.stream_socket(ip.version, mark) as sock:
+            sockets.bind_source(sock, ip, tries=0)
+            assert sock.getsockname()[:2] == (source, 0), "the kernel chooses when it knows where to"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")
+def test_source_ports_where_somebody_listens_are_left_out() -> None:
+    source = ipaddress.ip_address("198.51.100.7")
+    with sockets.stream_socket(4) as first:
+        sockets.bind_source(first, source)
+        at = first.getsockname()[1]
+    following = at + 1 if at + 1 in sockets.DELIVERY_PORTS else sockets.DELIVERY_PORTS[0]
+    with socket.create_server(("0.0.0.0", following)), sockets.stream_socket(4) as second:
+        sockets.bind_source(second, source)
+        assert second.getsockname()[1] != following
 
 
 def test_no_original_destination_where_nothing_was_redirected() -> None:
