@@ -204,17 +204,20 @@ class Tunnel:
         self.schedule_flush()
         self.loop.add_reader(descriptor, self._on_readable)
         self._arm()
-        self._receive(self.channel.decrypt)
+        self._on_readable(self.channel.decrypt)
 
-    def _on_readable(self) -> None:
-        self._receive(self.channel.receive)
-
-    def _receive(self, receive: Callable[[], memoryview]) -> None:
-        channel = self.channel
+    def _on_readable(self, receive: Callable[[], memoryview] | None = None) -> None:
+        channel, streams = self.channel, self.streams
         try:
-            data = receive()
+            data = receive() if receive is not None else channel.receive()
             if data:
-                self._handle(self.h2.receive(data, self.loop.time()))
+                for event in self.h2.receive(data, self.loop.time()):
+                    if type(event) is DataReceived:
+                        stream = streams.get(event.stream_id)
+                        if stream is not None:
+                            stream.on_data(event.data, event.end_stream)
+                    else:
+                        self._handle_control(event)
                 if self._goaway or self.h2.draining:
                     self._close_if_finished()
                 # Answers and credits leave at once, unless more is about to leave anyway or there is no room.
@@ -228,16 +231,6 @@ class Tunnel:
         except Exception:
             log.exception("a bug in %r closes it", self)
             self._lost(PeerError(Reason.INTERNAL))
-
-    def _handle(self, events: list[Event]) -> None:
-        streams = self.streams
-        for event in events:
-            if type(event) is DataReceived:
-                stream = streams.get(event.stream_id)
-                if stream is not None:
-                    stream.on_data(event.data, event.end_stream)
-            else:
-                self._handle_control(event)
 
     def _handle_control(self, event: Event) -> None:
         match event:
@@ -295,7 +288,8 @@ class Tunnel:
             if stage.owner is self:
                 if control:
                     stage.add(control)
-                stage.commit()
+                if stage.filled:
+                    channel.write(stage.take())
             elif control:
                 channel.write(control)
             if self._send_error is not None:

@@ -56,18 +56,24 @@ class Stage:
             if owner is not None:
                 _encrypt(owner, control)
 
-    def commit(self) -> None:
-        """Encrypt what is here for its owner."""
-        owner, filled = self.owner, self.filled
+    def take(self) -> memoryview:
+        """What is here, for its owner to encrypt at once."""
+        data = self.view[: self.filled]
         self.owner = None
         self.filled = 0
-        if filled and owner is not None:
-            _encrypt(owner, self.view[:filled])
+        return data
+
+    def commit(self) -> None:
+        """Encrypt what is here for its owner, if there is one."""
+        owner = self.owner
+        if owner is not None:
+            _encrypt(owner, self.take())
 
 
 def _encrypt(owner: Tunnel, data: memoryview | bytes) -> None:
     """Failure is the owner's business, later: whoever calls this is in the middle of something, perhaps for another tunnel."""
     try:
-        owner.channel.write(data)
+        if data:
+            owner.channel.write(data)
     except PeerError as error:
         owner.send_failed(error)
