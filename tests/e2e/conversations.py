@@ -275,7 +275,10 @@ held: dict[str, tuple[socket.socket, float]] = {}
 
 def talk(name: str, host: str, size: int) -> dict[str, object]:
     with connect(host, PORTS[name]) as sock:
-        peer, own = sock.getpeername(), sock.getsockname()
+        try:
+            peer, own = sock.getpeername(), sock.getsockname()
+        except OSError as error:  # reset before it was used
+            raise ConnectionResetError(str(error)) from error
         answer = TALKS[name](sock, host, size)
     return {"server_seen": plain(peer[0]), "server_port": peer[1], "own": plain(own[0]), **answer}
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mesh.io.sockets import DELIVERY_PORTS
 from tests.e2e.mesh import Mesh, client, running, server
 from tests.e2e.playground import eventually, namespace
 
@@ -150,6 +151,18 @@ def test_a_tunnel_without_descriptors(mesh: Mesh, steady: None, node: str, direc
 
 
 # Many
+
+
+@pytest.mark.slow
+def test_thousands_of_new_connections_from_outside_the_mesh(mesh: Mesh) -> None:
+    """More than there are source ports for their deliveries, beside some that stay: each keeps to its own."""
+    mesh.run("stranger", do="begin", key="many", host=mesh.v4("far"), workers=4, held=20, pause=0)
+    try:
+        count = len(DELIVERY_PORTS) + 500
+        eventually("so many were served", lambda: mesh.run("stranger", do="look", key="many")["good"] > count, 60)
+    finally:
+        result = mesh.run("stranger", do="end", key="many")
+    assert (result["failed"], result["held_failed"]) == ([], []), result
 
 
 @pytest.mark.slow
