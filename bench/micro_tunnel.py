@@ -102,7 +102,7 @@ class ServerEnd:
         try:
             await tunnel.accept(sock, self.mine, lambda incoming: self._spawn(self.deliver(incoming)))
         except PeerError as error:
-            print("refused", error)
+            print("refused", error, file=sys.stderr)
 
     async def deliver(self, incoming: tunnel.Incoming) -> None:
         try:
@@ -128,7 +128,7 @@ def _end(role: str, port: int, target: tuple[str, int], directory: str) -> None:
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """First byte: `e` echoes, `s` swallows until the end and answers how much it was, `g` gives BULK bytes."""
-    kind = await reader.readexactly(1)
+    kind = await reader.read(1)  # nothing: somebody looked whether we listen
     if kind == b"s":
         total = 0
         while piece := await reader.read(1 << 18):
