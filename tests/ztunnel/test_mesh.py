@@ -344,6 +344,8 @@ def test_the_drain_ends_at_its_deadline(lab: Lab, pair: Pair, app: App) -> None:
 
 def test_without_descriptors_new_connections_are_refused_and_running_ones_go_on(lab: Lab, pair: Pair, app: App) -> None:
     tunnel = lab.tunnels[-1]
+    # Else the fetch is what runs out of descriptors, and the pod has no certificate until it is tried again.
+    until("the certificate is there", lambda: [entry["state"] for entry in tunnel.dump()["certificates"]] == ["Available"])
     running = lab.c.connect(str(lab.b.v4), PORT)
     assert receive(running, 6) == b"hello\n"
     pid = tunnel.process.pid
