@@ -20,7 +20,8 @@ from tests.e2e.playground import eventually, namespace, strict
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.slow]
 
 LIFETIME = 20
-SLACK = 0.75  # seconds between a tunnel's readiness and the next connection that an unlucky client tries
+SLACK = 1.0  # seconds between a tunnel's readiness and the next connection that an unlucky client tries
+WORKERS = 2  # threads of each client that make new connections
 NODES = ("node-1", "node-2")
 
 
@@ -48,13 +49,13 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 
 @contextmanager
-def load(mesh: Mesh, pairs: Mapping[str, str], *, held: int = 2, pause: float = 0.01) -> Iterator[dict[str, dict[str, Any]]]:
+def load(mesh: Mesh, pairs: Mapping[str, str], *, held: int = 2, pause: float = 0.005) -> Iterator[dict[str, dict[str, Any]]]:
     """From each client to its server new connections all the time, and `held` that stay. Their results are in the dict afterwards."""
     results: dict[str, dict[str, Any]] = {}
     began: list[str] = []
     try:
         for name, to in pairs.items():
-            mesh.run(name, do="begin", key="load", host=mesh.v4(to), workers=1, held=held, pause=pause)
+            mesh.run(name, do="begin", key="load", host=mesh.v4(to), workers=WORKERS, held=held, pause=pause)
             began.append(name)
         yield results
         for name in began:  # what happened is over: from here on, traffic is as it was before
@@ -207,7 +208,7 @@ def within(result: Mapping[str, Any], ended: float, ready: float) -> None:
     assert result["good"] > 20, result
     assert result["failures"] > 0, "the tunnel was never away: this test says nothing"
     assert all(ended - SLACK <= begun and since <= ready + SLACK for begun, since in result["outages"]), (ended, ready, result)
-    assert len(result["outages"]) == 1, result
+    assert len(result["outages"]) <= WORKERS, "it went away once"
 
 
 # The control plane, certificates
