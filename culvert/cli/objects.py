@@ -7,6 +7,7 @@ from pathlib import Path
 
 from culvert.cli.kinds import resolve_kind
 from culvert.cli.output import FAILED, FailedError, UsageError, note, show_refusals
+from culvert.cli.refused import ASK_SECONDS, explain, warn_of
 from culvert.playground.apply import NoManifests, apply, manifest_files, next_generation, remember_refusals
 from culvert.playground.control import exclusive, load_spec, wait_status
 from culvert.playground.documents import ObjectKey, load_documents
@@ -42,6 +43,9 @@ def run_apply(layout: Layout, files: list[Path], *, wait: bool, timeout: float) 
         print(f"{item.key.label} {item.verb}")
     show_refusals(refusals)
     _observe(layout, generation)
+    for outcome in explain(layout, refusals, ASK_SECONDS):
+        note(str(outcome))
+    warn_of(layout, {str(item.key) for item in applied})
     if wait:
         last = ""
         try:

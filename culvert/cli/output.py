@@ -34,6 +34,10 @@ def note(text: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(Text(text))
 
 
+def warn(text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("warning: ", "bold yellow"), text))
+
+
 def fail(error: str, code: int = FAILED) -> NoReturn:
     Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), error))
     sys.exit(code)

@@ -7,6 +7,7 @@ from typing import Any
 
 from culvert.cli.kinds import resolve_kind
 from culvert.cli.output import FailedError, UsageError, age, print_json, print_table
+from culvert.cli.refused import explain
 from culvert.playground.apply import remembered_refusals
 from culvert.playground.control import load_spec, read_status
 from culvert.playground.documents import Document, dump
@@ -81,11 +82,17 @@ def _nodes(layout: Layout, output: str | None) -> None:
 
 def _refused(layout: Layout, output: str | None) -> None:
     refusals = all_refusals(layout)
+    explained = explain(layout, refusals)
     if output == "json":
-        print_json([{slot: getattr(item, slot) for slot in Refusal.__slots__} for item in refusals])
-    for refusal in refusals if output != "json" else ():
+        following = {outcome.subject: outcome.consequence for outcome in explained}
+        slots = [{slot: getattr(item, slot) for slot in Refusal.__slots__} for item in refusals]
+        print_json([item | {"consequence": following.get(item["subject"], "")} for item in slots])
+        return
+    for refusal in refusals:
         print(refusal)
-    if not refusals and output != "json":
+    for outcome in explained:
+        print(outcome)
+    if not refusals:
         print("nothing is refused")
 
 

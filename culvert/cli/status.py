@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from culvert.cli.output import age, console, note, print_json, print_table
+from culvert.cli.refused import explain, show_notes
 from culvert.cli.show import COLOURS, TABLES, all_refusals
 from culvert.playground.control import load_spec, read_status, supervisor_process
 from culvert.playground.layout import Layout
 from culvert.playground.observe import observe
+from culvert.playground.outcome import Outcome
 from mesh.model.errors import Refusal
 
 GOOD_AND_BAD = {
@@ -45,10 +47,8 @@ def run_status(layout: Layout, *, as_json: bool) -> None:
         _section("CERTIFICATES")
         rows = [[item["node"], item["identity"], item["state"], _expiry(item["expires"]), item["error"]] for item in seen["certificates"]]
         print_table(["NODE", "IDENTITY", "STATE", "EXPIRES", "PROBLEM"], rows, GOOD_AND_BAD)
-    _refused(refusals, seen["consequences"])
-    for item in seen["notes"]:
-        for text in item["notes"]:
-            note(f"{item['object']}: {text}")
+    _refused(refusals, explain(layout, refusals))
+    show_notes((item["object"], text) for item in seen["notes"] for text in item["notes"])
     for what, why in found["problems"].items():
         note(f"problem: {what}: {why}")
     if supervisor is None:
@@ -93,11 +93,11 @@ def _expiry(text: str | None) -> str:
     return f"in {left:.0f} s" if left < 120 else f"in {left / 60:.0f} min" if left < 7200 else f"in {left / 3600:.0f} h"
 
 
-def _refused(refusals: list[Refusal], consequences: dict[str, str]) -> None:
+def _refused(refusals: list[Refusal], explained: list[Outcome]) -> None:
     if not refusals:
         return
     _section("REFUSED")
     for refusal in refusals:
         print(f"{refusal}")
-    for what, consequence in consequences.items():
-        print(f"{what}, until it is accepted: {consequence}")
+    for outcome in explained:
+        print(outcome)

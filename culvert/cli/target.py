@@ -15,3 +15,8 @@ def layout_of(name: str | None, state: Path | None) -> Layout:
     if not NAME_PATTERN.fullmatch(chosen):
         raise UsageError(f"--name {chosen} is not accepted; accepted: {NAME_ACCEPTED}")
     return Layout(chosen, (state or STATE_ROOT / chosen).resolve())
+
+
+def name_option(layout: Layout) -> str:
+    """What a command needs to mean this playground, with a space before it; empty where that is the default."""
+    return "" if layout.name == from_environment().name else f" --name {layout.name}"

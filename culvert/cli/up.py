@@ -11,10 +11,12 @@ from rich.console import Console
 
 from culvert.cli.objects import read_texts
 from culvert.cli.output import FAILED, FailedError, UsageError, note, show_refusals
+from culvert.cli.refused import ASK_SECONDS, explain, warn_of
+from culvert.cli.target import name_option
 from culvert.config import Config, from_environment
 from culvert.playground.apply import apply, next_generation
 from culvert.playground.control import ensure_supervisor, exclusive, supervisor_process, wait_status
-from culvert.playground.layout import DEFAULT_NAME, Layout, node_names
+from culvert.playground.layout import Layout, node_names
 from culvert.playground.readiness import Readiness, readiness
 from culvert.playground.requirements import missing
 from culvert.playground.spec import PlaygroundSpec
@@ -32,7 +34,7 @@ def run_up(layout: Layout, files: list[Path], nodes: int, *, mesh: bool, timeout
         for directory in layout.directories(spec.nodes):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         spec.save(layout)
-        refusals = apply(layout, texts)[1] if texts else []
+        applied, refusals = apply(layout, texts) if texts else ([], [])
         show_refusals(refusals)
         running = supervisor_process(layout) is not None
         note(f"playground {layout.name}: {nodes} nodes, {'mesh' if mesh else 'no mesh'}{', already running' if running else ''}")
@@ -41,9 +43,12 @@ def run_up(layout: Layout, files: list[Path], nodes: int, *, mesh: bool, timeout
     final = Progress().follow(layout, generation, timeout)
     if not final.done:
         raise FailedError(f"not everything is ready after {timeout:g} s:\n  " + "\n  ".join(final.waiting_for) + f"\n{_next(layout)}")
+    for outcome in explain(layout, refusals, ASK_SECONDS):
+        note(str(outcome))
+    warn_of(layout, {str(item.key) for item in applied})
     note(f"ready in {time.monotonic() - began:.1f} s: {final.summary}. {_next(layout)}")
     if refusals:
-        note(f"{len(refusals)} refused; see them again with: culvert get refused{_name(layout)}")
+        note(f"{len(refusals)} refused; see them again with: culvert get refused{name_option(layout)}")
         sys.exit(FAILED)
 
 
@@ -54,19 +59,17 @@ def _spec(layout: Layout, config: Config, nodes: int, *, mesh: bool, certificate
     wanted = PlaygroundSpec(node_names(nodes), mesh, config.path, config.python, str(config.source), life)
     if existing is not None and (existing.nodes, existing.mesh) != (wanted.nodes, wanted.mesh):
         has = f"{len(existing.nodes)} nodes and {'a' if existing.mesh else 'no'} mesh"
-        raise UsageError(f"playground {layout.name} exists with {has}; take it away first: culvert down{_name(layout)}")
+        raise UsageError(f"playground {layout.name} exists with {has}; take it away first: culvert down{name_option(layout)}")
     if existing is not None and existing.certificate_lifetime != life:
         has = "the default" if existing.certificate_lifetime is None else f"{existing.certificate_lifetime} s"
-        raise UsageError(f"playground {layout.name} has certificates that live {has}; take it away first: culvert down{_name(layout)}")
+        raise UsageError(
+            f"playground {layout.name} has certificates that live {has}; take it away first: culvert down{name_option(layout)}"
+        )
     return wanted
 
 
-def _name(layout: Layout) -> str:
-    return "" if layout.name == DEFAULT_NAME else f" --name {layout.name}"
-
-
 def _next(layout: Layout) -> str:
-    return f"Look with: culvert status{_name(layout)}"
+    return f"Look with: culvert status{name_option(layout)}"
 
 
 class Progress:

@@ -33,16 +33,29 @@ def observe(layout: Layout, status: dict[str, Any]) -> dict[str, Any]:
     sync = ask(layout.control, CONTROL_HTTP_PORT, "/debug/sync")
     if isinstance(sync, dict):
         seen["controlPlane"] = {"snapshot": sync["snapshot"], "nodes": {item["node"]: _sync(item) for item in sync["clients"]}}
-    refusals = ask(layout.control, CONTROL_HTTP_PORT, "/debug/refusals")
-    seen["consequences"] = {item["object"]: item["consequence"] for item in refusals or [] if item["consequence"]}
-    snapshot = ask(layout.control, CONTROL_HTTP_PORT, "/debug/snapshot")
-    if isinstance(snapshot, dict):
-        seen["notes"] = [item for item in snapshot["status"] if item["notes"]]
+    seen["consequences"] = refused_consequences(layout)
+    seen["notes"] = _notes(layout)
     for node in status["nodes"]:
         dump = ask(node["netns"], TUNNEL_ADMIN_PORT, "/config_dump")
         if isinstance(dump, dict):
             seen["certificates"] += [_certificate(node["name"], item) for item in dump["certificates"]]
     return seen
+
+
+def refused_consequences(layout: Layout) -> dict[str, str]:
+    """What the control plane says that follows from refused objects, by `Kind namespace/name`."""
+    refusals = ask(layout.control, CONTROL_HTTP_PORT, "/debug/refusals")
+    return {item["object"]: item["consequence"] for item in refusals or [] if item["consequence"]}
+
+
+def policy_notes(layout: Layout) -> list[tuple[str, str]]:
+    """Policies that do not do all that they say: which, and what they do instead."""
+    return [(item["object"], text) for item in _notes(layout) for text in item["notes"]]
+
+
+def _notes(layout: Layout) -> list[dict[str, Any]]:
+    snapshot = ask(layout.control, CONTROL_HTTP_PORT, "/debug/snapshot")
+    return [item for item in snapshot["status"] if item["notes"]] if isinstance(snapshot, dict) else []
 
 
 def ask(netns: str, port: int, path: str) -> Any:

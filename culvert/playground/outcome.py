@@ -1,0 +1,57 @@
+"""What follows from a refusal, and what mends it, in sentences. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from mesh.model.errors import Refusal
+from mesh.model.manifest.load import POLICY_KINDS
+
+KEPT = "the last accepted version stays in force"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one refused object. `subject` is what names it: `Kind namespace/name`, or the file where that could not be read."""
+
+    subject: str
+    consequence: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}, until it is accepted: {self.consequence}\n  {self.fix}"
+
+
+def is_policy(subject: str) -> bool:
+    return subject.partition(" ")[0] in POLICY_KINDS
+
+
+def outcomes(
+    refusals: Iterable[Refusal], in_force: Collection[str], said: Mapping[str, str], option: str = "", *, mesh: bool = True
+) -> list[Outcome]:
+    """One per refused object. `in_force` are subjects of which there is an accepted version; `said` is what the control plane says of
+    subjects; `option` names the playground in commands."""
+    found: dict[tuple[str, str], Outcome] = {}
+    for refusal in refusals:
+        file = refusal.where.rpartition(":")[0] if refusal.where.rpartition(":")[2].isdigit() else refusal.where
+        kind, _, name = refusal.subject.partition(" ")
+        known = bool(name)
+        key = (refusal.subject, "" if known else file)
+        if key in found:
+            continue
+        again = f"mend it and: culvert apply{option} -f {shlex.quote(file)}"
+        if refusal.subject in in_force:
+            found[key] = Outcome(refusal.subject, KEPT, again)
+            continue
+        consequence = said.get(refusal.subject, "")
+        if not consequence and is_policy(refusal.subject):
+            consequence = "all traffic that it covers is denied" if mesh else "nothing: there is no mesh to enforce it"
+        drop = f"culvert delete{option} -f {shlex.quote(file)}"
+        if known and (is_policy(refusal.subject) or said.get(refusal.subject)):
+            namespace, slash, bare = name.rpartition("/")
+            drop = f"culvert delete{option} {kind.lower()} {bare}" + (f" -n {namespace}" if slash else "")
+        subject = refusal.subject if known else f"{refusal.subject or 'what could not be read'} in {file}"
+        found[key] = Outcome(subject, consequence or "it does not exist", f"{again}, or drop it: {drop}")
+    return list(found.values())
