@@ -19,6 +19,22 @@ app = typer.Typer(
     help="A sidecarless service mesh. `culvert up -f examples/bookstore` makes a playground cluster on this machine.",
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"culvert {version('culvert-mesh')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")] = False,
+) -> None:
+    """A sidecarless service mesh. `culvert up -f examples/bookstore` makes a playground cluster on this machine."""
+
+
 Files = Annotated[list[Path] | None, typer.Option("-f", "--filename", help="Manifest file or directory; may be repeated.")]
 Name = Annotated[str | None, typer.Option("--name", help="Which playground. Default: $CULVERT_NAME or culvert.")]
 State = Annotated[Path | None, typer.Option("--state", help="Its state directory. Default: /run/culvert/NAME.")]
@@ -29,7 +45,7 @@ Output = Annotated[str | None, typer.Option("-o", "--output", help="json, yaml o
 @app.command()
 def up(
     filename: Files = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, max=64)] = 2,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, max=64, help="Default: 2, or as many as the playground has.")] = None,
     name: Name = None,
     state: State = None,
     mesh: Annotated[bool, typer.Option("--mesh/--no-mesh", help="Without the mesh: plain pods and services.")] = True,
@@ -53,14 +69,22 @@ def down(name: Name = None, state: State = None) -> None:
 
 
 @app.command()
-def uninstall(name: Name = None, state: State = None) -> None:
-    """Remove every playground and every kernel program of Culvert from this machine; with --name only that playground's."""
+def uninstall(
+    name: Name = None,
+    state: State = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every playground, and every kernel program of Culvert on this machine.")
+    ] = False,
+) -> None:
+    """Remove one playground and its kernel programs, as `down` does; with --all everything of Culvert from this machine."""
     from culvert.cli.down import run_down, run_uninstall
 
-    if name or state:
-        run_down(layout_of(name, state))
-    else:
+    if everything and (name or state):
+        raise UsageError("--all means every playground; leave out --name and --state, or leave out --all")
+    if everything:
         run_uninstall()
+    else:
+        run_down(layout_of(name, state))
 
 
 @app.command()
@@ -155,7 +179,7 @@ def exec(
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     name: Name = None,
     state: State = None,
 ) -> None:
@@ -167,7 +191,7 @@ def status(
 
 @app.command()
 def verify(
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     name: Name = None,
     state: State = None,
 ) -> None:

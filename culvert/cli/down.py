@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from culvert.cli.output import FailedError, UsageError, note
+from culvert.cli.output import FailedError, UsageError, count, note
 from culvert.playground import netns
 from culvert.playground.control import exclusive
 from culvert.playground.kernelobjects import installed_instances, uninstall_instance
@@ -22,8 +22,8 @@ def run_down(layout: Layout) -> None:
     if removed.nothing:
         note(f"no playground {layout.name}: nothing to remove")
         return
-    kernel = f", kernel programs of {len(removed.instances)} nodes" if removed.instances else ""
-    note(f"playground {layout.name} removed: {removed.processes} processes, {removed.namespaces} namespaces{kernel}")
+    kernel = f", kernel programs of {count(len(removed.instances), 'node')}" if removed.instances else ""
+    note(f"playground {layout.name} removed: {count(removed.processes, 'process')}, {count(removed.namespaces, 'namespace')}{kernel}")
 
 
 def run_uninstall() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mesh.model.errors import CulvertError, Refusal
 
 OK, FAILED, USAGE = 0, 1, 2
+GAP = 2  # between columns
+WIDE = 400  # into a file or a pipe: nothing is left out
 
 
 class UsageError(CulvertError):
@@ -53,22 +56,41 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], styles: dict[str, str] | None = None) -> None:
-    """A table without borders, as kubectl prints; `styles` colours a whole cell by its exact text."""
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(str(cell), style=(styles or {}).get(str(cell), "")) for cell in row))
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], styles: dict[str, str] | None = None, spare: Sequence[str] = ()
+) -> None:
+    """A table without borders, as kubectl prints; `styles` colours a whole cell by its exact text. No cell is ever cut: where the
+    terminal is too narrow, the columns in `spare` are left out, in this order, until the rest fits.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    chosen = fitting(columns, cells, spare, shutil.get_terminal_size((WIDE, 24)).columns)
     out = console()
-    if not out.is_terminal:
-        # Into a file or a pipe: as wide as it needs, nothing cut off.
-        out = Console(highlight=False, width=400)
-        with out.capture() as capture:
-            out.print(table)
-        print("\n".join(line.rstrip() for line in capture.get().splitlines()))
-        return
-    out.print(table)
+    out.print(_line(chosen, list(columns), dict.fromkeys(columns, "bold")))
+    for row in cells:
+        out.print(_line(chosen, row, styles or {}))
+
+
+def fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], width: int) -> dict[int, int]:
+    """Index → width of the columns to show."""
+    chosen = {index: max(map(cell_len, [column, *(row[index] for row in rows)])) for index, column in enumerate(columns)}
+    for name in spare:
+        if sum(chosen.values()) + GAP * (len(chosen) - 1) > width:
+            del chosen[columns.index(name)]
+    return chosen
+
+
+def _line(chosen: dict[int, int], cells: Sequence[str], styles: dict[str, str]) -> Text:
+    line = Text()
+    for index, width in chosen.items():
+        line.append(cells[index], styles.get(cells[index], ""))
+        line.append(" " * (width - cell_len(cells[index]) + GAP))
+    line.rstrip()
+    return line
+
+
+def count(number: int, thing: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{number} {thing}" + ("" if number == 1 else "s" if not thing.endswith("s") else "es")
 
 
 def age(since: float) -> str:

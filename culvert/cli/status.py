@@ -42,7 +42,7 @@ def run_status(layout: Layout, *, as_json: bool) -> None:
         _processes(found, seen)
     _section("PODS")
     columns, wide, row = TABLES["pod"]
-    print_table(columns + wide, [row(pod) for pod in found["pods"]], COLOURS)
+    print_table(columns + wide, [row(pod) for pod in found["pods"]], COLOURS, ["DETAIL", "ACCOUNT", "AGE", "RESTARTS", "IP", "READY"])
     if seen["certificates"]:
         _section("CERTIFICATES")
         rows = [[item["node"], item["identity"], item["state"], _expiry(item["expires"]), item["error"]] for item in seen["certificates"]]
@@ -65,7 +65,7 @@ def _nodes(found: dict[str, Any], seen: dict[str, Any]) -> None:
         row = [node["name"], ",".join(node["addresses"]), ",".join(node["podRanges"]), node["pods"]]
         rows.append([*row, *_sync(seen["controlPlane"]["nodes"].get(node["name"]))] if found["mesh"] else row)
     columns = ["NODE", "ADDRESSES", "POD-RANGES", "PODS"]
-    print_table(columns + (["CONTROL-PLANE", "SNAPSHOT"] if found["mesh"] else []), rows, GOOD_AND_BAD)
+    print_table(columns + (["CONTROL-PLANE", "SNAPSHOT"] if found["mesh"] else []), rows, GOOD_AND_BAD, ["POD-RANGES", "ADDRESSES"])
 
 
 def _sync(sync: dict[str, Any] | None) -> list[object]:
@@ -81,7 +81,7 @@ def _processes(found: dict[str, Any], seen: dict[str, Any]) -> None:
         state = item["state"] if item["state"] != "Running" else "ready" if item["ready"] else "not ready"
         shown = f"{memory:.0f} MB" if memory else "-"
         rows.append([item["name"], state, item["pid"] or "-", item["restarts"], age(item["since"]), shown, item["detail"]])
-    print_table(["NAME", "STATE", "PID", "RESTARTS", "AGE", "MEMORY", "DETAIL"], rows, GOOD_AND_BAD)
+    print_table(["NAME", "STATE", "PID", "RESTARTS", "AGE", "MEMORY", "DETAIL"], rows, GOOD_AND_BAD, ["PID", "AGE", "MEMORY"])
 
 
 def _expiry(text: str | None) -> str:

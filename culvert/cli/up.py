@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from culvert.cli.objects import read_texts
-from culvert.cli.output import FAILED, FailedError, UsageError, note, show_refusals
+from culvert.cli.output import FAILED, FailedError, UsageError, count, note, show_refusals
 from culvert.cli.refused import ASK_SECONDS, explain, warn_of
 from culvert.cli.target import name_option
 from culvert.config import Config, from_environment
@@ -21,8 +21,10 @@ from culvert.playground.readiness import Readiness, readiness
 from culvert.playground.requirements import missing
 from culvert.playground.spec import PlaygroundSpec
 
+DEFAULT_NODES = 2
 
-def run_up(layout: Layout, files: list[Path], nodes: int, *, mesh: bool, timeout: float, certificate_lifetime: int | None) -> None:
+
+def run_up(layout: Layout, files: list[Path], nodes: int | None, *, mesh: bool, timeout: float, certificate_lifetime: int | None) -> None:
     config = from_environment()
     problems = missing(config, mesh=mesh)
     if problems:
@@ -37,7 +39,9 @@ def run_up(layout: Layout, files: list[Path], nodes: int, *, mesh: bool, timeout
         applied, refusals = apply(layout, texts) if texts else ([], [])
         show_refusals(refusals)
         running = supervisor_process(layout) is not None
-        note(f"playground {layout.name}: {nodes} nodes, {'mesh' if mesh else 'no mesh'}{', already running' if running else ''}")
+        note(
+            f"playground {layout.name}: {count(len(spec.nodes), 'node')}, {'mesh' if mesh else 'no mesh'}{', already running' if running else ''}"
+        )
         generation = next_generation(layout)
         ensure_supervisor(layout, spec)
     final = Progress().follow(layout, generation, timeout)
@@ -52,13 +56,14 @@ def run_up(layout: Layout, files: list[Path], nodes: int, *, mesh: bool, timeout
         sys.exit(FAILED)
 
 
-def _spec(layout: Layout, config: Config, nodes: int, *, mesh: bool, certificate_lifetime: int | None) -> PlaygroundSpec:
-    """What `up` asks for. A playground that exists keeps its certificates' lifetime, unless another one is asked for."""
+def _spec(layout: Layout, config: Config, nodes: int | None, *, mesh: bool, certificate_lifetime: int | None) -> PlaygroundSpec:
+    """What `up` asks for. A playground that exists keeps its nodes and its certificates' lifetime, unless others are asked for."""
     existing = PlaygroundSpec.load(layout)
     life = existing.certificate_lifetime if existing is not None and certificate_lifetime is None else certificate_lifetime
-    wanted = PlaygroundSpec(node_names(nodes), mesh, config.path, config.python, str(config.source), life)
+    names = node_names(nodes or DEFAULT_NODES) if nodes is not None or existing is None else existing.nodes
+    wanted = PlaygroundSpec(names, mesh, config.path, config.python, str(config.source), life)
     if existing is not None and (existing.nodes, existing.mesh) != (wanted.nodes, wanted.mesh):
-        has = f"{len(existing.nodes)} nodes and {'a' if existing.mesh else 'no'} mesh"
+        has = f"{count(len(existing.nodes), 'node')} and {'a' if existing.mesh else 'no'} mesh"
         raise UsageError(f"playground {layout.name} exists with {has}; take it away first: culvert down{name_option(layout)}")
     if existing is not None and existing.certificate_lifetime != life:
         has = "the default" if existing.certificate_lifetime is None else f"{existing.certificate_lifetime} s"
