@@ -38,7 +38,7 @@ class XdsClient:
     """Keeps `view` current until cancelled."""
 
     def __init__(self, config: Config, target: GrpcTarget, view: View, metrics: Metrics) -> None:
-        self.machine = DeltaClient([ADDRESS_TYPE, AUTHORIZATION_TYPE])
+        self.machine = DeltaClient([AUTHORIZATION_TYPE, ADDRESS_TYPE])  # policies are there before the workloads that name them
         self.connected = False
         self.last_error = ""
         self._config = config

@@ -8,6 +8,10 @@ gets fewer, larger responses. The first request of a type is always answered, al
     request: nonce of the last one  → ACK or NACK; then the next difference, if there is one
     request: subscribe / unsubscribe at any time; a key that is asked for is answered, found or not
 
+What one type names of another (a workload its policies) is there as long as it is named: types are served in an order, what is named
+first. What is new goes out in that order, and no type before those ahead of it have sent theirs; what is gone goes out in the
+opposite one, when those that could name it have been sent without it. Responses are applied in the order in which they are sent.
+
 A NACK is remembered and shown; what was rejected is not sent again until it changes.
 """
 
@@ -50,13 +54,17 @@ class Response:
 
 @dataclass(slots=True)
 class TypeState:
-    """One type on one stream. `held`: name → version that the client has, "" where it has nothing that we know of."""
+    """One type on one stream. `held`: name → version that the client has, "" where it has nothing that we know of.
+
+    `leaving`: some of what is held is gone, and the client has not been told yet.
+    """
 
     wildcard: bool = False
     keys: set[str] = field(default_factory=set)
     held: dict[str, str] = field(default_factory=dict)
     unanswered: set[str] = field(default_factory=set)
     first: bool = True
+    leaving: bool = False
     outstanding: str = ""
     since: float = 0.0
     snapshot: int = 0
@@ -66,7 +74,7 @@ class TypeState:
 
 
 class DeltaStream:
-    """One stream. `types` are those that are served here, in the order in which they are sent.
+    """One stream. `types` are those that are served here, each before those whose resources may name its own.
     `number` makes its nonces differ from other streams'.
     """
 
@@ -112,17 +120,34 @@ class DeltaStream:
         found: list[Response] = []
         for type_url in self._types:
             state = self.states.get(type_url)
-            if state is None or state.outstanding or not (state.first or state.unanswered or state.snapshot != snapshot.number):
+            if state is None:
                 continue
-            response = self._difference(type_url, state, snapshot)
-            state.snapshot = snapshot.number
-            state.first = False
-            if response is not None:
-                state.outstanding, state.since = response.nonce, now
-                found.append(response)
-            elif not state.error:
-                state.acked = snapshot.number
+            behind = state.snapshot != snapshot.number
+            if state.outstanding and behind:
+                break  # those after it may name what it could not send yet
+            if not state.outstanding and (behind or state.first or state.unanswered):
+                found += self._send(type_url, state, snapshot, now)
+        for type_url in self._types:
+            state = self.states.get(type_url)
+            if state is not None and state.leaving and not state.outstanding and self._is_unnamed(type_url, snapshot):
+                found += self._send(type_url, state, snapshot, now)
         return found
+
+    def _send(self, type_url: str, state: TypeState, snapshot: Snapshot, now: float) -> list[Response]:
+        response = self._difference(type_url, state, snapshot)
+        state.snapshot = snapshot.number
+        state.first = False
+        if response is not None:
+            state.outstanding, state.since = response.nonce, now
+            return [response]
+        if not state.error and not state.leaving:
+            state.acked = snapshot.number
+        return []
+
+    def _is_unnamed(self, type_url: str, snapshot: Snapshot) -> bool:
+        """Whether all that could name this type's resources has been sent as it is in the snapshot."""
+        after = self._types[self._types.index(type_url) + 1 :]
+        return all(self.states[name].snapshot == snapshot.number for name in after if name in self.states)
 
     def oldest_wait(self) -> float | None:
         """Since when the longest unanswered response is out; None where none is."""
@@ -147,8 +172,14 @@ class DeltaStream:
         ]
         # What is held and no longer asked for is the client's to forget; what is gone from the mesh is ours to say.
         present = snapshot.entries[type_url]
-        removed += [name for name in state.held if name not in present and name not in removed]
-        state.held = {name: entry.version for name, entry in wanted.items()}
+        gone = [name for name in state.held if name not in present and name not in removed]
+        # A stream's first answer may come before the client has asked for the type that names these.
+        certain = type_url == self._types[-1] or (not state.first and self._is_unnamed(type_url, snapshot))
+        kept = {} if certain else {name: state.held[name] for name in gone}
+        state.leaving = bool(kept)
+        if certain:
+            removed += gone
+        state.held = kept | {name: entry.version for name, entry in wanted.items()}
         if not (resources or removed or state.first):
             return None
         self._count += 1

@@ -81,7 +81,7 @@ class XdsServer:
                         "resources": len(state.held),
                         "sent_snapshot": state.snapshot,
                         "acked_snapshot": state.acked,
-                        "synced": state.acked == self.snapshot.number and not state.outstanding,
+                        "synced": state.acked == self.snapshot.number and not state.outstanding and not state.leaving,
                         "waiting_seconds": round(now - state.since, 3) if state.outstanding else None,
                         "nacks": state.nacks,
                         "error": state.error or None,

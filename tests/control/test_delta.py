@@ -117,8 +117,106 @@ def test_one_type_that_waits_does_not_stop_the_other_and_policies_go_first() -> 
     client.ack(response)
     client.ack(waiting)
     world.change(a="2")
-    world.publish(replace(world.resolved, policies=()))
+    world.publish(replace(world.resolved, policies=(replace(policy, action=Action.ALLOW),)))
     assert [entry.type_url for entry in client.stream.next_responses(world.snapshot, 0)] == [AUTHORIZATION_TYPE, ADDRESS_TYPE]
+
+
+def naming(*policies: str) -> Resolved:
+    """A workload that names these policies, and the policies."""
+    found = tuple(Authorization(name, "ns", PolicyScope.WORKLOAD, Action.DENY) for name in policies)
+    workload = Workload("w", "w", "ns", (ip("10.0.0.1"),), policies=tuple(policy.key for policy in found))
+    return replace(NOTHING, workloads=(workload,), policies=found)
+
+
+class Both:
+    """A client of both types that acknowledges everything, and notes what its workload named and what it did not have."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.stream = DeltaStream(TYPES)
+        self.policies: set[str] = set()
+        self.named: tuple[str, ...] = ()
+        self.told: list[str] = []
+
+    def ask(self, *types: str, **fields: object) -> None:
+        for type_url in types:
+            self.stream.receive(Request(type_url, **fields))  # type: ignore[arg-type]
+
+    def apply(self, acknowledge: bool = True) -> list[Response]:
+        """Take what there is; without acknowledgement the responses are returned instead of answered."""
+        responses = self.stream.next_responses(self.world.snapshot, 0)
+        for response in responses:
+            self.told += [f"+{entry.name}" for entry, _ in response.resources] + [f"-{name}" for name in response.removed]
+            for entry, _ in response.resources:
+                if isinstance(entry.value, Workload):
+                    self.named = entry.value.policies
+                else:
+                    self.policies.add(entry.name)
+            self.policies -= set(response.removed)
+            assert set(self.named) <= self.policies, f"a named policy is missing: {self.told}"
+            if acknowledge:
+                self.stream.receive(Request(response.type_url, nonce=response.nonce))
+        return responses
+
+    def settle(self) -> list[str]:
+        self.told = []
+        while self.apply():
+            pass
+        return self.told
+
+
+def test_a_policy_comes_before_it_is_named_and_goes_after() -> None:
+    world = World()
+    world.publish(naming("one"))
+    client = Both(world)
+    client.ask(*TYPES)
+    assert client.settle() == ["+ns/one", "+w"]
+    world.publish(naming("two"))
+    assert client.settle() == ["+ns/two", "+w", "-ns/one"]
+    world.publish(naming())
+    assert client.settle() == ["+w", "-ns/two"]
+    assert client.policies == set()
+
+
+def test_a_workload_waits_for_a_policy_that_cannot_be_sent_yet() -> None:
+    world = World()
+    world.publish(naming("one"))
+    client = Both(world)
+    client.ask(*TYPES)
+    client.settle()
+    world.publish(naming("one", "two"))
+    policies, addresses = client.apply(acknowledge=False)
+    client.ask(ADDRESS_TYPE, nonce=addresses.nonce)
+    world.publish(naming("one", "three"))
+    assert client.apply() == [], "the policies of the first change are not acknowledged"
+    client.ask(AUTHORIZATION_TYPE, nonce=policies.nonce)
+    assert client.settle() == ["+ns/three", "+w", "-ns/two"]
+
+
+def test_a_reconnecting_client_keeps_a_policy_until_nothing_names_it() -> None:
+    """Whatever it asks for first."""
+    world = World()
+    world.publish(naming("one"))
+    old = world.snapshot
+    world.publish(naming())
+    for order in (TYPES, TYPES[::-1]):
+        client = Both(world)
+        client.policies, client.named = {"ns/one"}, ("ns/one",)
+        for type_url in order:
+            client.ask(type_url, versions={name: entry.version for name, entry in old.entries[type_url].items()})
+            client.apply()
+        client.settle()
+        assert client.policies == set()
+
+
+def test_a_client_of_policies_alone_is_told_what_is_gone() -> None:
+    world = World()
+    world.publish(naming("one"))
+    client = Both(world)
+    client.ask(AUTHORIZATION_TYPE)
+    assert client.settle() == ["+ns/one"]
+    world.publish(naming())
+    assert client.settle() == ["-ns/one"]
 
 
 def test_a_reconnecting_client_is_sent_what_differs_and_told_what_is_gone() -> None:

@@ -67,7 +67,7 @@ def test_a_mesh_of_some_size_comes_in_and_changes(control: ControlPlane, config:
     control.set(*workloads, Authorization("p", "shop", PolicyScope.GLOBAL, Action.DENY))
 
     async def check(client: XdsClient, view: View, metrics: Metrics) -> None:
-        assert client.pending == ["xds Address", "xds Authorization"]
+        assert client.pending == ["xds Authorization", "xds Address"]
         await until(lambda: not client.pending)
         assert len(view.state.workloads) == 1000
         assert list(view.state.policies) == ["shop/p"]
@@ -81,7 +81,7 @@ def test_a_mesh_of_some_size_comes_in_and_changes(control: ControlPlane, config:
             "CLUSTER_ID": "Kubernetes",
             "NETWORK": "net-1",
         }
-        assert [request.type_url for request in control.first] == [ADDRESS_TYPE, AUTHORIZATION_TYPE]
+        assert [request.type_url for request in control.first] == [AUTHORIZATION_TYPE, ADDRESS_TYPE]
         control.remove(ADDRESS_TYPE, "uid-7")
         control.set(replace(workloads[8], node="moved"))
         await until(lambda: view.state.workloads["uid-8"].node == "moved")
@@ -106,7 +106,7 @@ def test_good_resources_count_and_bad_ones_are_named(control: ControlPlane, conf
         assert metrics.xds_rejected.get(ADDRESS_TYPE) == 1
         control.disconnect()
         await until(lambda: len(control.first) == 4)
-        assert dict(control.first[2].initial_resource_versions) == {"good": "1", "bad": ""}
+        assert dict(control.first[3].initial_resource_versions) == {"good": "1", "bad": ""}
 
     run(config, GrpcTarget(f"http://127.0.0.1:{control.port}"), check)
 
