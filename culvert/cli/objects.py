@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from culvert.cli.kinds import resolve_kind
+from culvert.cli.kinds import resolve_changeable
 from culvert.cli.output import FAILED, FailedError, UsageError, note, show_refusals
 from culvert.cli.refused import ASK_SECONDS, explain, warn_of
-from culvert.playground.apply import NoManifests, apply, manifest_files, next_generation, remember_refusals
+from culvert.playground.apply import NoManifests, apply, forget_refused, manifest_files, next_generation
 from culvert.playground.control import exclusive, load_spec, wait_status
 from culvert.playground.documents import ObjectKey, load_documents
 from culvert.playground.editing import LabelChange, delete_objects, find_objects, set_labels
@@ -58,8 +58,8 @@ def run_apply(layout: Layout, files: list[Path], *, wait: bool, timeout: float) 
         sys.exit(FAILED)
 
 
-def run_delete(layout: Layout, what: list[str], files: list[Path], namespace: str | None, *, wait: bool) -> None:
-    if bool(what) == bool(files):
+def run_delete(layout: Layout, named: list[str], files: list[Path], namespace: str | None, *, wait: bool) -> None:
+    if bool(named) == bool(files):
         raise UsageError("say what to delete: culvert delete KIND NAME, or culvert delete -f FILE_OR_DIRECTORY")
     with exclusive(layout):
         load_spec(layout)
@@ -67,13 +67,17 @@ def run_delete(layout: Layout, what: list[str], files: list[Path], namespace: st
         if files:
             keys = [document.key for file, text in texts.items() for document in load_documents(text, file)[0]]
         else:
-            keys = [_one(layout, kind, name, namespace) for kind, name in _pairs(what)]
+            keys = [_one(layout, kind, name, namespace) for kind, name in _pairs(named)]
         deleted = delete_objects(layout, keys)
-        remember_refusals(layout, texts, (), {str(key) for key in keys})
+        cleared = forget_refused(layout, texts, keys)
         generation = next_generation(layout)
     for key in deleted.objects:
         print(f"{key.label} deleted")
-    for key in set(keys) - set(deleted.objects):
+    for what in cleared:
+        print(f"{what} is no longer held as refused")
+    for key in sorted(set(keys) - set(deleted.objects)):
+        if str(key) in cleared:
+            continue
         note(f"{key.label} does not exist")
     _observe(layout, generation)
     if wait and deleted.pods:
@@ -82,7 +86,9 @@ def run_delete(layout: Layout, what: list[str], files: list[Path], namespace: st
             wait_status(layout, generation, lambda found: not gone & {pod["uid"] for pod in found["pods"]}, 60.0)
         except TimeoutError as error:
             raise FailedError("deleted, but some pods have not ended after 60 s; see culvert get pods") from error
-    if not deleted.objects:
+    if not deleted.objects and not cleared:
+        if files:
+            note("nothing of it was there: nothing deleted")
         sys.exit(FAILED)
 
 
@@ -113,13 +119,16 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
 
 
 def _one(layout: Layout, kind: str, name: str, namespace: str | None, *, create_namespace: bool = False) -> ObjectKey:
-    found = find_objects(layout, resolve_kind(kind), name, namespace, built_in_namespaces=create_namespace)
+    lower = kind.lower()
+    found = find_objects(layout, lower, name, namespace, built_in_namespaces=create_namespace)
+    if not found:  # what is held of a refused object may be of any kind
+        kinds = resolve_changeable(kind)
+        found = [key for each in kinds for key in find_objects(layout, each, name, namespace, built_in_namespaces=create_namespace)]
     if not found:
         where = f" in namespace {namespace}" if namespace else ""
         raise FailedError(f"{kind} {name} does not exist{where}; see what does: culvert get {kind}")
     if len(found) > 1:
-        places = ", ".join(key.namespace for key in found)
-        raise UsageError(f"{kind} {name} exists in several namespaces ({places}); say which with -n")
+        raise UsageError(f"{kind} {name} may be any of {', '.join(map(str, found))}; say which by its kind and -n NAMESPACE")
     return found[0]
 
 

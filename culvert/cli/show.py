@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from culvert.cli.kinds import resolve_kind
-from culvert.cli.output import FailedError, UsageError, age, print_json, print_table
+from culvert.cli.kinds import POLICIES, resolve_kinds
+from culvert.cli.output import FailedError, UsageError, age, note, print_json, print_table
 from culvert.cli.refused import explain
+from culvert.cli.target import name_option
 from culvert.playground.apply import remembered_refusals
 from culvert.playground.control import load_spec, read_status
 from culvert.playground.documents import Document, dump
 from culvert.playground.layout import Layout
 from culvert.playground.store import Store
+from culvert.playground.wanted import BUILT_IN_NAMESPACES
+from mesh.model.enrolment import MODE_LABEL
 from mesh.model.errors import Refusal
 
-POLICIES = ("authorizationpolicy", "peerauthentication")
 COLOURS = {"Running": "green", "enabled": "green", "CrashLoopBackOff": "red", "Error": "red", "Terminating": "yellow", "pending": "yellow"}
 
 
 def run_get(layout: Layout, kind: str, names: list[str], namespace: str | None, output: str | None) -> None:
     if output not in (None, "json", "yaml", "wide"):
         raise UsageError(f"-o {output} is not accepted; accepted: json, yaml, wide")
+    kinds = resolve_kinds(kind)
     load_spec(layout)
-    wanted = resolve_kind(kind)
+    wanted = kinds[0]
+    if namespace is not None and namespace not in _namespaces(layout):
+        raise FailedError(f"namespace {namespace} does not exist; see what does: culvert get namespaces{name_option(layout)}")
     if wanted == "refused":
         _refused(layout, output)
     elif wanted == "node":
-        _nodes(layout, output)
+        _nodes(layout, names, output)
     elif output in ("json", "yaml") or wanted not in TABLES:
-        _objects(layout, POLICIES if wanted in ("policie", "policy") else (wanted,), names, namespace, output)
+        _objects(layout, kinds, kind, names, namespace, output)
     else:
         columns, wide, rows = TABLES[wanted]
+        status = read_status(layout)
         found = [
-            row
-            for row in read_status(layout)[f"{wanted}s"]
+            row | {"podCount": _pods_behind(row, status["pods"])}
+            for row in status[f"{wanted}s"]
             if namespace in (None, row["namespace"]) and (not names or row["name"] in names)
         ]
         _must_exist(kind, names, [row["name"] for row in found])
+        if not found:
+            _none(kind, namespace)
+            return
         take = len(columns) + len(wide) if output == "wide" else len(columns)
         print_table((columns + wide)[:take], [rows(row)[:take] for row in found], COLOURS)
 
@@ -45,6 +55,20 @@ def run_get(layout: Layout, kind: str, names: list[str], namespace: str | None, 
 def all_refusals(layout: Layout) -> list[Refusal]:
     """What apply refused, and what the supervisor found to be unusable since."""
     return remembered_refusals(layout) + [Refusal(**item) for item in read_status(layout)["refused"]]
+
+
+def _none(kind: str, namespace: str | None) -> None:
+    note(f"no {kind} found" + (f" in namespace {namespace}" if namespace else ""))
+
+
+def _namespaces(layout: Layout) -> set[str]:
+    return {*BUILT_IN_NAMESPACES, *(key.name for key in Store(layout.applied).load() if key.kind == "Namespace")}
+
+
+def _pods_behind(row: dict[str, Any], pods: list[dict[str, Any]]) -> int:
+    """How many pods are endpoints of a service, however many addresses and ports they have."""
+    addresses = {text.rpartition(" ")[0] for text in row.get("endpoints", ())}
+    return sum(not addresses.isdisjoint(pod["ips"]) for pod in pods)
 
 
 def _pod_row(pod: dict[str, Any]) -> list[object]:
@@ -57,7 +81,7 @@ def _pod_row(pod: dict[str, Any]) -> list[object]:
 def _service_row(service: dict[str, Any]) -> list[object]:
     ports = ",".join(f"{port['port']}/{port['protocol']}" for port in service["ports"])
     address = "None" if service["headless"] else ",".join(service["addresses"]) or "<none>"
-    return [service["namespace"], service["name"], address, ports, len(service["endpoints"]), ", ".join(service["endpoints"])]
+    return [service["namespace"], service["name"], address, ports, service["podCount"], ", ".join(service["endpoints"])]
 
 
 def _deployment_row(item: dict[str, Any]) -> list[object]:
@@ -71,13 +95,14 @@ TABLES = {
 }
 
 
-def _nodes(layout: Layout, output: str | None) -> None:
-    nodes = read_status(layout)["nodes"]
+def _nodes(layout: Layout, names: list[str], output: str | None) -> None:
+    nodes = [node for node in read_status(layout)["nodes"] if not names or node["name"] in names]
+    _must_exist("node", names, [node["name"] for node in nodes])
     if output == "json":
         print_json(nodes)
         return
     rows = [[node["name"], ",".join(node["addresses"]), ",".join(node["podRanges"]), node["pods"], node["netns"]] for node in nodes]
-    print_table(["NAME", "ADDRESSES", "POD-RANGES", "PODS", "NETNS"], rows)
+    print_table(["NAME", "ADDRESSES", "POD-RANGES", "PODS", "NETNS"], rows, None, ["POD-RANGES", "ADDRESSES"])
 
 
 def _refused(layout: Layout, output: str | None) -> None:
@@ -96,21 +121,57 @@ def _refused(layout: Layout, output: str | None) -> None:
         print("nothing is refused")
 
 
-def _objects(layout: Layout, kinds: tuple[str, ...], names: list[str], namespace: str | None, output: str | None) -> None:
+def _objects(layout: Layout, kinds: tuple[str, ...], kind: str, names: list[str], namespace: str | None, output: str | None) -> None:
     documents = {**Store(layout.applied).load(), **_published(layout)}
     found = [
         document
         for key, document in sorted(documents.items())
         if key.kind.lower() in kinds and (not key.namespace or namespace in (None, key.namespace)) and (not names or key.name in names)
     ]
-    _must_exist(kinds[0], names, [document.key.name for document in found])
+    _must_exist(kind, names, [document.key.name for document in found])
     if output == "json":
         bodies = [dict(document.body) for document in found]
         print_json(bodies[0] if len(names) == 1 else {"apiVersion": "v1", "kind": "List", "items": bodies})
     elif output == "yaml":
         print("---\n".join(dump(document.body) for document in found), end="")
     else:
-        print_table(["NAMESPACE", "KIND", "NAME"], [[item.key.namespace or "-", item.key.kind, item.key.name] for item in found])
+        if not found:
+            _none(kind, namespace)
+        elif kinds == ("namespace",):
+            _namespace_table(layout, found)
+        elif set(kinds) <= set(POLICIES):
+            columns = ["NAMESPACE", "KIND", "NAME", "ACTION/MODE", "SELECTOR"]
+            print_table(columns, [[item.key.namespace, item.key.kind, item.key.name, *policy_says(item.body)] for item in found])
+        else:
+            print_table(["NAMESPACE", "KIND", "NAME"], [[item.key.namespace or "-", item.key.kind, item.key.name] for item in found])
+
+
+def _namespace_table(layout: Layout, found: list[Document]) -> None:
+    """Who is in the mesh is what the agents say; the label is only what is wanted."""
+    pods = read_status(layout)["pods"]
+    rows = []
+    for item in found:
+        inside = [pod["mesh"] == "enabled" for pod in pods if pod["namespace"] == item.key.name]
+        labels = item.body["metadata"].get("labels") or {}
+        rows.append([item.key.name, labels.get(MODE_LABEL, "-"), f"{sum(inside)}/{len(inside)}"])
+    print_table(["NAME", "DATAPLANE-MODE", "PODS-IN-MESH"], rows)
+
+
+def policy_says(body: Mapping[str, Any]) -> tuple[str, str]:
+    """What an accepted policy does, and to which pods."""
+    spec = body.get("spec") or {}
+    if body.get("kind") == "AuthorizationPolicy":
+        does = str(spec.get("action", "ALLOW"))
+    else:
+        ports = spec.get("portLevelMtls") or {}
+        modes = [
+            (spec.get("mtls") or {}).get("mode", "UNSET"),
+            *(f"{port}:{(said or {}).get('mode', 'UNSET')}" for port, said in ports.items()),
+        ]
+        does = ",".join(modes)
+    labels = (spec.get("selector") or {}).get("matchLabels") or {}
+    targets = [f"{target.get('kind')}/{target.get('name')}" for target in spec.get("targetRefs") or [spec.get("targetRef")] if target]
+    return does, ",".join([f"{key}={value}" for key, value in labels.items()] + targets) or "all"
 
 
 def _published(layout: Layout) -> dict[Any, Document]:

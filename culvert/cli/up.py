@@ -39,9 +39,8 @@ def run_up(layout: Layout, files: list[Path], nodes: int | None, *, mesh: bool, 
         applied, refusals = apply(layout, texts) if texts else ([], [])
         show_refusals(refusals)
         running = supervisor_process(layout) is not None
-        note(
-            f"playground {layout.name}: {count(len(spec.nodes), 'node')}, {'mesh' if mesh else 'no mesh'}{', already running' if running else ''}"
-        )
+        size = count(len(spec.nodes), "node")
+        note(f"playground {layout.name}: {size}, {'mesh' if mesh else 'no mesh'}{', already running' if running else ''}")
         generation = next_generation(layout)
         ensure_supervisor(layout, spec)
     final = Progress().follow(layout, generation, timeout)
@@ -64,13 +63,19 @@ def _spec(layout: Layout, config: Config, nodes: int | None, *, mesh: bool, cert
     wanted = PlaygroundSpec(names, mesh, config.path, config.python, str(config.source), life)
     if existing is not None and (existing.nodes, existing.mesh) != (wanted.nodes, wanted.mesh):
         has = f"{count(len(existing.nodes), 'node')} and {'a' if existing.mesh else 'no'} mesh"
-        raise UsageError(f"playground {layout.name} exists with {has}; take it away first: culvert down{name_option(layout)}")
+        raise UsageError(f"playground {layout.name} exists with {has}; {_away(layout)}")
     if existing is not None and existing.certificate_lifetime != life:
         has = "the default" if existing.certificate_lifetime is None else f"{existing.certificate_lifetime} s"
-        raise UsageError(
-            f"playground {layout.name} has certificates that live {has}; take it away first: culvert down{name_option(layout)}"
-        )
+        raise UsageError(f"playground {layout.name} has certificates that live {has}; {_away(layout)}")
     return wanted
+
+
+def _away(layout: Layout) -> str:
+    option = name_option(layout)
+    return (
+        f"apply manifests to it as it is with: culvert apply{option} -f ...; "
+        f"take it away first with: culvert down{option}; or make another beside it with --name"
+    )
 
 
 def _next(layout: Layout) -> str:

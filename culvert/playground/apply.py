@@ -141,5 +141,15 @@ def remember_refusals(layout: Layout, files: Iterable[str], refusals: Iterable[R
     write_json(layout.refused, kept)
 
 
+def forget_refused(layout: Layout, texts: Mapping[str, str], keys: Iterable[ObjectKey]) -> list[str]:
+    """Let go of what is held and remembered as refused of these files and objects. What that was: subjects, or file names."""
+    before = remembered_refusals(layout)
+    hold_refused(layout.refused_objects, texts, (), ())
+    remember_refusals(layout, texts, (), {str(key) for key in keys})
+    left = remembered_refusals(layout)
+    gone = [item for item in before if item not in left]
+    return sorted({item.subject if " " in item.subject else f"what could not be read in {item.where}" for item in gone})
+
+
 def remembered_refusals(layout: Layout) -> list[Refusal]:
     return [Refusal(**item) for item in read_json(layout.refused) or []]

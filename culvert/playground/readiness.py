@@ -45,5 +45,11 @@ def readiness(status: dict[str, Any]) -> Readiness:
             waiting.append(f"deployment {item['namespace']}/{item['name']}: {have} of {asked} ready, {item['updated']} up to date")
     waiting += [f"{what}: {why}" for what, why in status["problems"].items()]
     running = sum(pod["ready"] for pod in pods)
-    summary = f"{len(status['nodes'])} nodes, {running} of {len(pods)} pods, {len(status['services'])} services"
+    summary = (
+        f"{_count(len(status['nodes']), 'node')}, {running} of {_count(len(pods), 'pod')}, {_count(len(status['services']), 'service')}"
+    )
     return Readiness(tuple(ready), tuple(waiting), summary)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from culvert.playground.apply import NoManifests, apply, check, manifest_files, remembered_refusals
+from culvert.playground.apply import NoManifests, apply, check, forget_refused, manifest_files, remembered_refusals
 from culvert.playground.documents import ObjectKey
 from culvert.playground.editing import LabelChange, delete_objects, find_objects, set_labels
 from culvert.playground.layout import Layout
@@ -153,3 +153,13 @@ def test_paths_that_give_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("")
     (tmp_path / "c.txt").write_text("")
     assert [path.name for path in manifest_files([tmp_path])] == ["a.yaml", "b.yml"]
+
+
+def test_deleting_a_file_lets_go_of_what_could_not_be_read_in_it(layout: Layout) -> None:
+    broken = {"/srv/a.yaml": "kind: AuthorizationPolicy\nmetadata: {name: [\n"}
+    apply(layout, broken)
+    assert list(layout.refused_objects.glob("*.yaml"))
+    (cleared,) = forget_refused(layout, broken, [])
+    assert cleared.startswith("what could not be read in /srv/a.yaml")
+    assert not list(layout.refused_objects.glob("*.yaml"))
+    assert remembered_refusals(layout) == forget_refused(layout, broken, []) == []

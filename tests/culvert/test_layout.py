@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from culvert.cli.kinds import resolve_kind
+from culvert.cli.kinds import resolve_changeable, resolve_kinds
 from culvert.cli.output import UsageError
 from culvert.cli.target import layout_of
 from culvert.config import Config
@@ -66,12 +66,27 @@ def test_the_meshs_processes_and_where_they_run() -> None:
         ("svc", "service"),
         ("deployment.apps", "deployment"),
         ("authorizationpolicies", "authorizationpolicy"),
-        ("gatewayclass", "gatewayclass"),
+        ("ap", "authorizationpolicy"),
+        ("policies", "authorizationpolicy peerauthentication"),
+        ("policy", "authorizationpolicy peerauthentication"),
         ("NS", "namespace"),
     ],
 )
 def test_kinds_as_people_type_them(word: str, kind: str) -> None:
-    assert resolve_kind(word) == kind
+    assert resolve_kinds(word) == resolve_changeable(word) == tuple(kind.split())
+
+
+@pytest.mark.parametrize("word", ["gatewayclass", "banana", ""])
+def test_kinds_that_do_not_exist(word: str) -> None:
+    for resolve in (resolve_kinds, resolve_changeable):
+        with pytest.raises(UsageError, match=r"known: pod \(po\), service"):
+            resolve(word)
+
+
+def test_nodes_are_only_shown() -> None:
+    assert resolve_kinds("nodes") == ("node",)
+    with pytest.raises(UsageError, match="nothing that can be changed"):
+        resolve_changeable("nodes")
 
 
 def test_what_is_missing_is_one_sentence_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
