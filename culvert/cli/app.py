@@ -172,8 +172,13 @@ def exec(
     state: State = None,
 ) -> None:
     """Run a command inside a pod: its network, its /etc/hosts, its environment. Exits as the command does."""
-    from culvert.cli.pods import run_exec
+    import sys
 
+    from culvert.cli.pods import misplaced, run_exec
+
+    problem = misplaced(sys.argv[sys.argv.index("exec") + 1 :] if "exec" in sys.argv else [], command)
+    if problem:
+        raise UsageError(problem)
     run_exec(layout_of(name, state), pod, namespace, container, command)
 
 

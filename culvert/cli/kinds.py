@@ -16,7 +16,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 POLICIES = ("authorizationpolicy", "peerauthentication")
 SHOWN_ONLY: dict[str, tuple[str, ...]] = {"node": ("nodes", "no"), "refused": ()}
-_BY_WORD = {word: (kind,) for kind, words in (KINDS | SHOWN_ONLY).items() for word in (kind, *words)}
+_BY_WORD: dict[str, tuple[str, ...]] = {word: (kind,) for kind, words in (KINDS | SHOWN_ONLY).items() for word in (kind, *words)}
 _BY_WORD |= {"policy": POLICIES, "policies": POLICIES}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from culvert.cli.kinds import resolve_changeable
@@ -11,11 +12,14 @@ from culvert.cli.refused import ASK_SECONDS, explain, warn_of
 from culvert.playground.apply import NoManifests, apply, forget_refused, manifest_files, next_generation
 from culvert.playground.control import exclusive, load_spec, wait_status
 from culvert.playground.documents import ObjectKey, load_documents
-from culvert.playground.editing import LabelChange, delete_objects, find_objects, set_labels
+from culvert.playground.editing import LabelChange, delete_objects, find_objects, labels_of, set_labels
 from culvert.playground.layout import Layout
 from culvert.playground.readiness import readiness
+from mesh.model.enrolment import MODE_LABEL
 
 OBSERVE_SECONDS = 10.0
+MODES = ("ambient", "none")
+NOT_CHANGED = "not changed"
 
 
 def read_texts(paths: list[Path]) -> dict[str, str]:
@@ -45,7 +49,7 @@ def run_apply(layout: Layout, files: list[Path], *, wait: bool, timeout: float) 
     _observe(layout, generation)
     for outcome in explain(layout, refusals, ASK_SECONDS):
         note(str(outcome))
-    warn_of(layout, {str(item.key) for item in applied})
+    warn_of(layout, (item.key for item in applied))
     if wait:
         last = ""
         try:
@@ -73,7 +77,7 @@ def run_delete(layout: Layout, named: list[str], files: list[Path], namespace: s
         generation = next_generation(layout)
     for key in deleted.objects:
         print(f"{key.label} deleted")
-    for what in cleared:
+    for what in sorted(set(cleared) - {str(key) for key in deleted.objects}):
         print(f"{what} is no longer held as refused")
     for key in sorted(set(keys) - set(deleted.objects)):
         if str(key) in cleared:
@@ -98,15 +102,33 @@ def run_label(layout: Layout, what: list[str], namespace: str | None) -> None:
     pairs = _pairs(words)
     if not changes or not pairs:
         raise UsageError("culvert label KIND NAME key=value... (key- removes one)")
+    check_labels(changes)
     with exclusive(layout):
         load_spec(layout)
         keys = [_one(layout, kind, name, namespace, create_namespace=True) for kind, name in pairs]
-        for key in keys:
-            set_labels(layout, key, changes)
+        verbs = [label_verb(labels_of(layout, key), changes) for key in keys]
+        for key, verb in zip(keys, verbs, strict=True):
+            if verb != NOT_CHANGED:
+                set_labels(layout, key, changes)
         generation = next_generation(layout)
-    for key in keys:
-        print(f"{key.label} labeled")
+    for key, verb in zip(keys, verbs, strict=True):
+        print(f"{key.label} {verb}")
     _observe(layout, generation)
+
+
+def check_labels(changes: Iterable[LabelChange]) -> None:
+    """A mode that nobody knows would quietly mean none. Raises UsageError."""
+    for change in changes:
+        if change.key == MODE_LABEL and change.value not in (None, *MODES):
+            raise UsageError(f"{MODE_LABEL}={change.value} is not accepted; accepted: {', '.join(MODES)}, or {MODE_LABEL}- to remove it")
+
+
+def label_verb(labels: Mapping[str, str], changes: Iterable[LabelChange]) -> str:
+    """What became of an object with these labels."""
+    real = [change for change in changes if labels.get(change.key) != change.value]
+    if not real:
+        return NOT_CHANGED
+    return "labeled" if any(change.value is not None for change in real) else "unlabeled"
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:

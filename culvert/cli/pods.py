@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from culvert.cli.output import FailedError, UsageError
+from culvert.cli.output import FailedError, UsageError, fail
 from culvert.playground.containers import Surroundings, container_log, container_program
 from culvert.playground.control import load_spec, read_status
 from culvert.playground.launch import enter_private_view, in_netns
@@ -17,6 +17,8 @@ from culvert.playground.records import PodRecord, load_records
 
 FOLLOW_SECONDS = 0.2
 CHUNK = 1 << 16
+NOT_RUNNABLE, NO_PROGRAM = 126, 127
+HOW = "for example: culvert exec POD -n NAMESPACE -- curl -s http://web"
 
 
 def run_logs(layout: Layout, pod: str, namespace: str | None, container: str | None, *, follow: bool, tail: int) -> None:
@@ -66,15 +68,34 @@ def run_exec(layout: Layout, pod: str, namespace: str | None, container: str | N
             os.setgid(program.group)
         if program.user is not None:
             os.setuid(program.user)
-        os.execvpe(command[0], command, dict(program.env))  # noqa: S606 - the whole point
+        try:
+            os.execvpe(command[0], command, dict(program.env))  # noqa: S606 - the whole point
+        except OSError as error:
+            fail(*cannot_run(command[0], error))
 
     try:
         in_netns(program.netns, inside)
-    except FileNotFoundError as error:
-        what = error.filename or command[0]
-        raise FailedError(f"{what} does not exist; programs come from this machine's own file system") from error
     except OSError as error:
-        raise FailedError(f"{command[0]}: {error.strerror}") from error
+        what = f": {os.fsdecode(error.filename)}" if error.filename else ""
+        raise FailedError(f"pod {pod} cannot be entered{what}: {error.strerror}") from error
+
+
+def cannot_run(program: str, error: OSError) -> tuple[str, int]:
+    """What to say, and the exit code, as shells have it."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"{program} does not exist in the pod; programs come from this machine's own file system", NO_PROGRAM
+    return f"{program} cannot be run: {error.strerror}", NOT_RUNNABLE
+
+
+def misplaced(arguments: list[str], command: list[str]) -> str:
+    """What is wrong with how the command was given, "" if nothing is. `arguments` are the words after `exec` as they were typed."""
+    if "--" in arguments:
+        early = command[: len(command) - (len(arguments) - arguments.index("--") - 1)]
+        stray = next((word for word in early if word.startswith("-")), "")
+        return f"{stray} is no option of culvert exec, which has -n, -c, --name and --state; {HOW}" if stray else ""
+    after = arguments[arguments.index(command[0]) :] if command and command[0] in arguments else arguments
+    stray = next((word for word in after if word.startswith("-")), "")
+    return f"whether {stray} is for culvert exec or for the command cannot be told: put -- before the command; {HOW}" if stray else ""
 
 
 def _find(layout: Layout, word: str, namespace: str | None, container: str | None) -> tuple[PodRecord, ContainerSpec]:

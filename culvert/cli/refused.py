@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from culvert.cli.output import warn
 from culvert.cli.target import name_option
 from culvert.playground.control import load_spec
+from culvert.playground.documents import ObjectKey
 from culvert.playground.layout import Layout
-from culvert.playground.observe import policy_notes, refused_consequences
-from culvert.playground.outcome import Outcome, is_policy, outcomes
+from culvert.playground.observe import refused_consequences
+from culvert.playground.outcome import Outcome, is_policy, outcomes, policy_notes
 from culvert.playground.store import Store
 from mesh.model.errors import Refusal
 
@@ -32,11 +33,10 @@ def explain(layout: Layout, refusals: list[Refusal], seconds: float = 0.0) -> li
         time.sleep(0.1)
 
 
-def warn_of(layout: Layout, subjects: Collection[str]) -> None:
-    """What the control plane notes of these policies: a rule that needs a waypoint, and what it does without one."""
-    policies = [subject for subject in subjects if is_policy(subject)]
-    if policies and load_spec(layout).mesh:
-        show_notes(item for item in policy_notes(layout) if any(subject.endswith(f" {item[0].rpartition(' ')[2]}") for subject in policies))
+def warn_of(layout: Layout, keys: Iterable[ObjectKey]) -> None:
+    """Which of these policies need a waypoint, and what they do without one."""
+    accepted = Store(layout.applied).load()
+    show_notes(note for key in keys if key in accepted for note in policy_notes(accepted[key]))
 
 
 def show_notes(notes: Iterable[tuple[str, str]]) -> None:

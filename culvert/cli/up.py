@@ -48,7 +48,7 @@ def run_up(layout: Layout, files: list[Path], nodes: int | None, *, mesh: bool, 
         raise FailedError(f"not everything is ready after {timeout:g} s:\n  " + "\n  ".join(final.waiting_for) + f"\n{_next(layout)}")
     for outcome in explain(layout, refusals, ASK_SECONDS):
         note(str(outcome))
-    warn_of(layout, {str(item.key) for item in applied})
+    warn_of(layout, (item.key for item in applied))
     note(f"ready in {time.monotonic() - began:.1f} s: {final.summary}. {_next(layout)}")
     if refusals:
         note(f"{len(refusals)} refused; see them again with: culvert get refused{name_option(layout)}")

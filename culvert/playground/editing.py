@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from culvert.playground.documents import Document, ObjectKey
 from culvert.playground.files import read_json, write_json
 from culvert.playground.layout import Layout
+from culvert.playground.publish import merged
 from culvert.playground.records import load_records
 from culvert.playground.refusedobjects import drop_refused, held_keys
 from culvert.playground.store import Store
@@ -74,6 +75,15 @@ def delete_objects(layout: Layout, keys: Iterable[ObjectKey]) -> Deleted:
     _forget_overlays(layout, removed | {record.pod_key for record in ending})
     objects = removed | {record.pod_key for record in owned}
     return Deleted(sorted(objects), [record.uid for record in ending])
+
+
+def labels_of(layout: Layout, key: ObjectKey) -> dict[str, str]:
+    """As they are now: a running pod's are its template's, changed by what was set on the pod itself."""
+    if key.kind == "Pod":
+        template = next((record.spec().labels for record in load_records(layout.pods) if record.pod_key == key), {})
+        return merged(template, (read_json(layout.overlays) or {}).get(str(key), {}))
+    document = Store(layout.applied).load().get(key)
+    return dict((document.body["metadata"].get("labels") or {}) if document else {})
 
 
 def set_labels(layout: Layout, key: ObjectKey, changes: Iterable[LabelChange]) -> None:

@@ -48,11 +48,6 @@ def refused_consequences(layout: Layout) -> dict[str, str]:
     return {item["object"]: item["consequence"] for item in refusals or [] if item["consequence"]}
 
 
-def policy_notes(layout: Layout) -> list[tuple[str, str]]:
-    """Policies that do not do all that they say: which, and what they do instead."""
-    return [(item["object"], text) for item in _notes(layout) for text in item["notes"]]
-
-
 def _notes(layout: Layout) -> list[dict[str, Any]]:
     snapshot = ask(layout.control, CONTROL_HTTP_PORT, "/debug/snapshot")
     return [item for item in snapshot["status"] if item["notes"]] if isinstance(snapshot, dict) else []

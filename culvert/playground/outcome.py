@@ -6,9 +6,13 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from culvert.playground.documents import Document, dump
 from mesh.model.errors import Refusal
-from mesh.model.manifest.load import POLICY_KINDS
+from mesh.model.manifest.authorization import compile_policy
+from mesh.model.manifest.load import POLICY_KINDS, parse
+from mesh.model.manifest.security import AuthorizationPolicy
 
+ROOT_NAMESPACE = "istio-system"
 KEPT = "the last accepted version stays in force"
 
 
@@ -26,6 +30,15 @@ class Outcome:
 
 def is_policy(subject: str) -> bool:
     return subject.partition(" ")[0] in POLICY_KINDS
+
+
+def policy_notes(document: Document) -> list[tuple[str, str]]:
+    """Where an accepted policy does not do all that it says: which, and what it does instead."""
+    if document.key.kind != AuthorizationPolicy.KIND:
+        return []
+    found = parse(dump(document.body), document.where)
+    notes = [note for item in found if isinstance(item, AuthorizationPolicy) for note in compile_policy(item, ROOT_NAMESPACE).notes]
+    return [(str(document.key), note) for note in notes]
 
 
 def outcomes(
@@ -53,5 +66,7 @@ def outcomes(
             namespace, slash, bare = name.rpartition("/")
             drop = f"culvert delete{option} {kind.lower()} {bare}" + (f" -n {namespace}" if slash else "")
         subject = refusal.subject if known else f"{refusal.subject or 'what could not be read'} in {file}"
-        found[key] = Outcome(subject, consequence or "it does not exist", f"{again}, or drop it: {drop}")
+        found[key] = Outcome(
+            subject, consequence or ("it does not exist" if known else "nothing of it is applied"), f"{again}, or drop it: {drop}"
+        )
     return list(found.values())

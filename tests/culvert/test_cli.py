@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from culvert.cli.objects import check_labels, label_verb
 from culvert.cli.output import UsageError, count, fitting
+from culvert.cli.pods import cannot_run, misplaced
+from culvert.cli.show import policy_says
 from culvert.cli.up import _spec
 from culvert.config import Config
+from culvert.playground.documents import Document, ObjectKey
+from culvert.playground.editing import LabelChange
 from culvert.playground.layout import Layout, node_names
+from culvert.playground.outcome import policy_notes
 from culvert.playground.spec import PlaygroundSpec
 
 CONFIG = Config(path="/bin", name="culvert", python="python", source=Path("/src"))
@@ -46,3 +52,63 @@ def test_a_narrow_table_leaves_columns_out_and_cuts_none() -> None:
 
 def test_plurals() -> None:
     assert [count(1, "node"), count(2, "node"), count(2, "process")] == ["1 node", "2 nodes", "2 processes"]
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "says"),
+    [
+        ("web -n shop -- curl -s http://x", "curl -s http://x", ""),
+        ("web ls", "ls", ""),
+        ("-n shop web ls", "ls", ""),
+        ("web curl -s http://x", "curl -s http://x", "put -- before the command"),
+        ("web curl -n shop", "curl", "put -- before the command"),
+        ("web -it -- sh", "-it sh", "-it is no option of culvert exec"),
+    ],
+)
+def test_options_in_the_wrong_place(words: str, command: str, says: str) -> None:
+    found = misplaced(words.split(), command.split())
+    assert says in found
+    assert bool(says) == bool(found)
+
+
+def test_exit_codes_of_what_does_not_run() -> None:
+    assert cannot_run("nope", FileNotFoundError(2, "No such file", b"/bin/nope"))[1] == 127
+    text, code = cannot_run("/etc", PermissionError(13, "Permission denied", b"/etc"))
+    assert (text, code) == ("/etc cannot be run: Permission denied", 126)
+
+
+def test_what_became_of_labels() -> None:
+    def verb(*words: str) -> str:
+        return label_verb({"a": "1"}, [LabelChange.parse(word) for word in words])
+
+    assert [verb("a=1"), verb("a=2"), verb("a-"), verb("b-"), verb("a-", "b=1")] == [
+        "not changed",
+        "labeled",
+        "unlabeled",
+        "not changed",
+        "labeled",
+    ]
+
+
+def test_a_mode_that_nobody_knows_is_refused() -> None:
+    check_labels([LabelChange.parse(f"istio.io/dataplane-mode{end}") for end in ("=ambient", "=none", "-")])
+    with pytest.raises(UsageError, match="accepted: ambient, none"):
+        check_labels([LabelChange.parse("istio.io/dataplane-mode=sidecar")])
+
+
+def test_what_policies_say() -> None:
+    assert policy_says({"kind": "AuthorizationPolicy"}) == ("ALLOW", "all")
+    spec = {"mtls": {"mode": "STRICT"}, "portLevelMtls": {80: {"mode": "DISABLE"}}, "selector": {"matchLabels": {"app": "web"}}}
+    assert policy_says({"kind": "PeerAuthentication", "spec": spec}) == ("STRICT,80:DISABLE", "app=web")
+
+
+def test_a_policy_that_needs_a_waypoint_is_warned_of() -> None:
+    body = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "l7", "namespace": "shop"},
+        "spec": {"action": "ALLOW", "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]},
+    }
+    ((subject, text),) = policy_notes(Document(ObjectKey("AuthorizationPolicy", "security.istio.io", "shop", "l7"), body, "a.yaml:1"))
+    assert subject == "AuthorizationPolicy shop/l7"
+    assert "never matches" in text
