@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from mesh.io.log import Log
 from mesh.model import policy
 from mesh.model.identity import Identity
 from mesh.model.reasons import Reason
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ztunnel.accesslog import AccessLog
     from ztunnel.metrics import Metrics, Series
     from ztunnel.pods import Pod
+
+log = Log("tunnel")
 
 
 class Connection:
@@ -188,7 +191,11 @@ class Registry:
             if not decision.allowed:
                 denied.append((connection, decision))
         for connection, _ in denied:
-            connection.abort(Reason.POLICY_REVOKED)
+            try:
+                connection.abort(Reason.POLICY_REVOKED)
+            except Exception:
+                # The others are denied too, and must not stay for the sake of one.
+                log.exception("a bug keeps a denied connection from ending", connection=connection)
         return denied
 
 

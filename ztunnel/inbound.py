@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = Log("tunnel")
 
 MAX_TUNNELS = 4096  # inbound HBONE connections to one pod
+MAX_BEGINNING = 512  # ... that have not proved anything yet: silent peers of one pod must not use up what all pods share
 
 _STATUS = {
     Reason.AUTHORITY_MISMATCH: wire.STATUS_BAD_REQUEST,
@@ -57,11 +58,14 @@ async def serve(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress |
     loop = asyncio.get_running_loop()
     deadline = loop.time() + deps.config.handshake_timeout
     handed_over = False
+    pod.beginning += 1
     try:
         if peer is None or local is None:
             raise PeerError(Reason.INTERNAL, "the connection has no IP address")
         if len(pod.tunnels) >= MAX_TUNNELS:
             raise PeerError(Reason.TOO_MANY_CONNECTIONS, f"{MAX_TUNNELS} tunnels to this pod")
+        if pod.beginning > MAX_BEGINNING:
+            raise PeerError(Reason.TOO_MANY_CONNECTIONS, f"{MAX_BEGINNING} peers of this pod are still shaking hands")
         workload = await deps.view.wait_workload(pod.info, deps.config.workload_timeout)
         if workload is None:
             raise PeerError(Reason.UNKNOWN_WORKLOAD, f"{pod.info.namespace}/{pod.info.name}")
@@ -72,6 +76,7 @@ async def serve(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress |
         deps.registry.refused(True, error.reason, error.detail, peer, local)
         return
     finally:
+        pod.beginning -= 1
         if not handed_over:
             reset(sock)
     if pod.stopped:
@@ -187,7 +192,13 @@ class InboundHbone(Connection):
             reset(sock)
             return
         if announced:
-            sock.send(announced)  # into the empty buffer of a new socket: it is taken whole, or the connection is broken
+            try:
+                sock.send(announced)  # into the empty buffer of a new socket: it is taken whole, or the connection is broken
+            except OSError as error:
+                reset(sock)
+                self._incoming = incoming
+                self._fail(Reason.CONNECT_FAILED, error.strerror or str(error))
+                return
         self.established = True
         baggage = self.pod.baggage_of(self.workload) if self._deps.config.response_baggage else ""
         self._stream = incoming.accept(((b"baggage", baggage.encode("ascii")),) if baggage else ())

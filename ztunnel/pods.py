@@ -53,6 +53,7 @@ class Pod:
         self.stopped = False
         self.judged_as: Workload | None = None  # in this form, when running connections were last judged
         self.tunnels: set[Tunnel] = set()  # inbound
+        self.beginning = 0  # inbound, not yet proved
         self._deps = deps
         self._acceptors: list[Acceptor] = []
         self._tasks: set[asyncio.Task[None]] = set()

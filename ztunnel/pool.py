@@ -146,13 +146,14 @@ class Pool(Generic[T, W]):
     def dialled(self, key: Key, tunnel: T, now: float) -> list[W]:
         """A dial came through. The waiters that `tunnel` serves, in the order in which they came; each opens a stream at once.
 
-        One for which the peer allows no stream after all checks out again.
+        One for which the peer allows no stream after all checks out again. So does one for which no dial is under way any more, since
+        the bound of connections allowed none: it must not wait for what will not come.
         """
         bucket = self._buckets.setdefault(key, _Bucket())
         bucket.dialling = max(0, bucket.dialling - 1)
         bucket.tunnels.append(tunnel)
         self._keys[id(tunnel)] = (key, tunnel)
-        served = bucket.waiters[: self._limits.streams_per_tunnel]
+        served = bucket.waiters[: self._limits.streams_per_tunnel] if bucket.dialling else list(bucket.waiters)
         del bucket.waiters[: len(served)]
         self._waiting -= len(served)
         if not served:

@@ -5,7 +5,8 @@ by half of one. What cannot be read is never skipped in silence, and never opens
 - a policy that is refused takes its place as one that denies all it covers (`Authorization.enforceable` is false);
 - a workload that is refused keeps its old form for those who connect to it, and nobody may connect in, since it may have come to name
   policies that we cannot see;
-- a service that is refused keeps its old form.
+- a service that is refused keeps its old form;
+- until the policies have come once, no pod of ours is known: a workload without its policies would be one that nothing protects.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 
 from mesh.io.log import Log
 from mesh.model.policy import Action, Authorization, PolicyScope
-from mesh.model.state import DEFAULT_ROOT_NAMESPACE, MeshState
+from mesh.model.state import MeshState
 from mesh.model.workload import Service, Workload
 from mesh.wire.zds import WorkloadInfo
 
@@ -32,9 +33,13 @@ class View:
     def __init__(self) -> None:
         self.state = MeshState()
         self.changed: list[Callable[[bool], None]] = []
+        self._policies_known = False
         self._waiters: dict[tuple[str, str, str], list[asyncio.Future[None]]] = {}
 
     def workload_of(self, info: WorkloadInfo) -> Workload | None:
+        """A pod of ours, once it and its policies can be known."""
+        if not self._policies_known:
+            return None
         return self.state.workload_of_pod(info.namespace, info.name, info.service_account)
 
     async def wait_workload(self, info: WorkloadInfo, patience: float) -> Workload | None:
@@ -72,6 +77,7 @@ class View:
 
     def apply_policies(self, values: Iterable[Authorization], refused: Mapping[str, PolicyScope | None], removed: Iterable[str]) -> None:
         """`refused` maps the names of policies that could not be read to their scope, where at least that could."""
+        self._policies_known = True
         for name in removed:
             self.state.remove_policy(name)
         for value in values:
@@ -87,15 +93,19 @@ class View:
         if scope is None and old is not None:
             scope = old.scope
         if scope is None:
-            scope = PolicyScope.GLOBAL if namespace == DEFAULT_ROOT_NAMESPACE else PolicyScope.NAMESPACE
+            # Which namespace is the root one is the control plane's to know: any might be.
+            scope = PolicyScope.GLOBAL
         log.error("a policy that cannot be read denies all it covers", policy=key, covers=scope.value)
         return Authorization(name, namespace, scope, Action.DENY, enforceable=False)
 
     def _notify(self, policies: bool) -> None:
         for (namespace, name, account), waiters in self._waiters.items():
-            if self.state.workload_of_pod(namespace, name, account) is not None:
+            if self._policies_known and self.state.workload_of_pod(namespace, name, account) is not None:
                 for waiter in waiters:
                     if not waiter.done():
                         waiter.set_result(None)
         for callback in self.changed:
-            callback(policies)
+            try:
+                callback(policies)
+            except Exception:
+                log.exception("a bug keeps one part from hearing of a change")

@@ -16,6 +16,7 @@ from mesh.io.log import Log
 from mesh.model.codec.proto import address_from, authorization_from
 from mesh.model.errors import ConfigError, PeerError
 from mesh.model.policy import Authorization, PolicyScope
+from mesh.model.reasons import Reason
 from mesh.model.workload import Service, Workload
 from mesh.pb import authorization_pb2, workload_pb2
 from mesh.wire.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, INVALID_ARGUMENT, Backoff, DeltaClient, DeltaRequest, DeltaResponse, Resource
@@ -86,6 +87,11 @@ class XdsClient:
             return "ConnectionError"
         except PeerError as error:
             self.last_error = str(error)
+            return "Error"
+        except Exception as error:
+            # A bug of ours in one response must not be the last that this tunnel hears of policy: what was not answered comes again.
+            log.exception("a bug ends one stream")
+            self.last_error = f"{Reason.INTERNAL.word}: {error!r}"
             return "Error"
         finally:
             with contextlib.suppress(asyncio.CancelledError):

@@ -51,6 +51,10 @@ class ZdsClient:
                 await self._session()
             except (OSError, ValueError, PeerError) as error:
                 self.last_error = str(error)
+            except Exception as error:
+                # A bug in one pod's case must not keep all others out of the mesh: the next session begins with a snapshot.
+                log.exception("a bug ends one session")
+                self.last_error = f"{Reason.INTERNAL.word}: {error!r}"
             self.connected = False
             self._metrics.zds_connected.set(0)
             delay = self._backoff.fail()

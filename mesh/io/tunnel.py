@@ -30,7 +30,7 @@ from mesh.model.reasons import Reason
 __all__ = ["Incoming", "Stream", "Tunnel", "accept", "dial"]
 
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds for TLS, and again for the peer's SETTINGS
-MAX_HANDSHAKES: Final = 512  # inbound TLS handshakes at a time; a peer over it is refused
+MAX_HANDSHAKES: Final = 2048  # inbound TLS handshakes at a time; a peer over it is refused
 
 _handshakes = 0
 

@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hpack import Decoder
 
-from mesh.io.tunnel import MAX_HANDSHAKES
 from mesh.wire.h2.frames import (
     DATA,
     END_HEADERS,
@@ -43,6 +42,7 @@ from tests.e2e.mesh import Mesh, client, running, server
 from tests.e2e.playground import eventually, namespace, pod
 from tests.io.certs import HOUR, NOW, Authority, spiffe
 from tests.io.test_tls import raw_context
+from ztunnel.inbound import MAX_BEGINNING
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns]
 
@@ -389,7 +389,7 @@ def test_handshakes_that_nobody_finishes(mesh: Mesh, good: ssl.SSLContext) -> No
     """There is a bound of those; what is over it is refused, what runs goes on, and it passes with them."""
     since = mesh.mark("node-2.ztunnel")
     with contextlib.ExitStack() as stack:
-        for _ in range(MAX_HANDSHAKES + 20):
+        for _ in range(MAX_BEGINNING + 20):
             stack.enter_context(dial(mesh)[0])
         mesh.line("node-2", since, reason="too_many_connections")
         before = mesh.run("friend", do="look", key="all")["good"]

@@ -81,6 +81,7 @@ class Lab:
         self.registry = Registry(self.metrics, AccessLog(self.sink, "json"), loop.time, 0, 0)
         self.certificates = OneCertificate()
         self.view = View()
+        self.view.apply_policies([], {}, [])
         self.view.apply_addresses([SOURCE, DESTINATION], [], [])
         self.pool: Pool[Tunnel, Outbound] = Pool(PoolLimits(streams_per_tunnel=2), Tunnel.drain)
         config = replace(from_environment({}), connect_timeout=0.5, handshake_timeout=0.5)
