@@ -41,11 +41,12 @@ def run(state: Path, json: bool) -> int:
 
         print(dumps(as_json(proof), indent=1))
     else:
+        from shutil import get_terminal_size
+
         from culvert.verify.report import show
 
-        # Into a file or a pipe rich would assume 80 columns.
-        width = None if sys.stdout.isatty() else 132
-        show(proof, Console(highlight=False, width=width))
+        # $COLUMNS, or the terminal's; into a file or a pipe rich would assume 80.
+        show(proof, Console(highlight=False, width=get_terminal_size((132, 24)).columns))
     return PROVED if proof.proved else DISPROVED
 
 

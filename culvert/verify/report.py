@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.text import Text
 
 from culvert.verify.findings import Finding, Kind
 from culvert.verify.proof import Proof
+
+GAP = 2  # between columns
+NARROWEST = 20  # of a column whose text is wrapped
 
 
 def as_json(proof: Proof) -> dict[str, Any]:
@@ -49,35 +55,125 @@ def as_json(proof: Proof) -> dict[str, Any]:
 def show(proof: Proof, console: Console) -> None:
     mesh = [finding for finding in proof.findings if finding.kind is Kind.MESH]
     if mesh:
-        console.print(_mesh_table(mesh), "")
+        _print_table(console, _mesh_table(mesh))
     plain = [finding for finding in proof.findings if finding.kind in (Kind.PLAINTEXT, Kind.LEAK, Kind.UNKNOWN)]
     if plain:
-        console.print(_plain_table(plain), "")
+        _print_table(console, _plain_table(plain))
     control = [finding for finding in proof.findings if finding.kind is Kind.CONTROL]
     sent = [delivery for delivery in proof.deliveries if delivery.meshed]
     arrived = sum(delivery.arrived for delivery in sent)
     carried = sum(finding.sent + finding.received for finding in mesh)
-    console.print(
+    _say(
+        console,
         f"{proof.frames} frames on the wire; {len(mesh)} tunnel connections carried {carried:,} bytes"
-        + (f" ({proof.joined} joined: opened before the capture; their ports take nothing but TLS 1.3)" if proof.joined else "")
+        + (f" ({proof.joined} of them joined: opened before the capture)" if proof.joined else "")
         + f"; {arrived} of {len(sent)} marked payloads arrived through the mesh"
         + (f", policy refused {len(sent) - arrived}" if arrived < len(sent) else "")
         + (f"; {len(control)} control-plane connections over TLS" if control else "")
-        + "."
+        + ".",
     )
     if proof.proved:
-        console.print("[bold green]proved[/]: no marked byte in the clear, every mesh byte inside TLS 1.3 to port 15008")
+        _say(
+            console, "[bold green]proved[/]: no marked byte in the clear; between pods of the mesh every byte inside TLS 1.3 to port 15008"
+        )
+        if proof.joined:
+            _say(
+                console,
+                f"  of the {proof.joined} joined: every byte seen was in records of TLS and their ports take only TLS 1.3; "
+                "their own handshakes were before the capture and not seen",
+            )
     else:
-        console.print(f"[bold red]not proved[/]: {len(proof.problems)} problem{'s' if len(proof.problems) > 1 else ''}")
+        _say(console, f"[bold red]not proved[/]: {len(proof.problems)} problem{'s' if len(proof.problems) > 1 else ''}")
         for problem in proof.problems[:20]:
-            console.print(f"  [red]✗[/] {problem}", highlight=False)
+            _say(console, f"  [red]✗[/] {escape(problem)}")
         if len(proof.problems) > 20:
-            console.print(f"  … and {len(proof.problems) - 20} more (--json has all)")
+            _say(console, f"  … and {len(proof.problems) - 20} more (--json has all)")
 
 
-def _mesh_table(findings: list[Finding]) -> Table:
+def _say(console: Console, markup: str) -> None:
+    """A sentence, wrapped between words without leaving spaces behind."""
+    for line in Text.from_markup(markup).wrap(console, console.width):
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+
+
+@dataclass(slots=True)
+class Row:
+    """`left` and `right` are names, one a line; they are never broken. `text` may be, between words."""
+
+    left: list[str]
+    right: list[str]
+    text: str
+    findings: list[Finding]
+
+    @property
+    def numbers(self) -> list[str]:
+        return [str(len(self.findings)), f"{sum(finding.sent + finding.received for finding in self.findings):,}"]
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.ok for finding in self.findings)
+
+
+def _print_table(console: Console, table: tuple[tuple[str, str, str], list[Row]]) -> None:
+    for line in lines(*table, console.width):
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+    console.print()
+
+
+def lines(titles: tuple[str, str, str], rows: list[Row], width: int) -> list[Text]:
+    """The table: what can be wrapped is wrapped between words; where even that is too wide, one record below the other."""
+    columns = [*titles, "connections", "bytes"]
+    names = [[titles[0], *(name for row in rows for name in row.left)], [titles[1], *(name for row in rows for name in row.right)]]
+    numbers = [[column, *(row.numbers[index] for row in rows)] for index, column in enumerate(columns[3:])]
+    fixed = [max(map(len, cells)) for cells in (*names, *numbers)]
+    room = width - sum(fixed) - len("ok") - GAP * 5
+    text = min(room, max(len(row.text) for row in rows))
+    if text < min(NARROWEST, max(len(row.text) for row in rows)):
+        return [line for row in rows for line in _stacked(titles, row, width)]
+    widths = [*fixed[:2], text, *fixed[2:]]
+    found = [_line(columns, widths, "bold")]
+    for row in rows:
+        wrapped = _wrap(row.text, text)
+        for index in range(max(len(row.left), len(row.right), len(wrapped))):
+            cells = [part[index] if index < len(part) else "" for part in (row.left, row.right, wrapped)]
+            line = _line(cells + (row.numbers if index == 0 else ["", ""]), widths)
+            found.append(line.append_text(_verdict(row)) if index == 0 else line)
+    return found
+
+
+def _line(cells: list[str], widths: list[int], style: str = "") -> Text:
+    line = Text(style=style)
+    for index, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        line.append((cell.rjust(width) if index > 2 else cell.ljust(width)) + " " * GAP)
+    return line
+
+
+def _stacked(titles: tuple[str, str, str], row: Row, width: int) -> list[Text]:
+    found = []
+    for title, names in zip(titles[:2], (row.left, row.right), strict=True):
+        found += [Text(title, style="bold"), *(Text(f"  {name}") for name in names)]
+    found += [Text(f"  {part}") for part in _wrap(row.text, width - GAP)]
+    return [
+        *found,
+        Text(f"  {row.numbers[0]} {'connection' if len(row.findings) == 1 else 'connections'}, {row.numbers[1]} bytes: ").append_text(
+            _verdict(row)
+        ),
+    ]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, 1), break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _verdict(row: Row) -> Text:
+    return Text("ok", style="green") if row.ok else Text("✗", style="red")
+
+
+def _mesh_table(findings: list[Finding]) -> tuple[tuple[str, str, str], list[Row]]:
     """One row per destination: who came, how, how much."""
-    table = _table("mutual TLS on the wire, to port 15008 of", "from", "how", "connections", "bytes", "")
+    rows = []
     groups: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         groups[finding.destination].append(finding)
@@ -85,35 +181,19 @@ def _mesh_table(findings: list[Finding]) -> Table:
         details = Counter(finding.detail or finding.wrong for finding in members)
         how = "; ".join(detail if len(details) == 1 else f"{count} {detail}" for detail, count in details.most_common())
         sources = sorted({finding.source for finding in members})
-        table.add_row(destination, _names(sources), how, str(len(members)), *_sum(members))
-    return table
+        rows.append(Row([destination], [sources[0] if len(sources) == 1 else f"{len(sources)} pods"], how, members))
+    return ("mutual TLS on the wire, to port 15008 of", "from", "how"), rows
 
 
-def _plain_table(findings: list[Finding]) -> Table:
+def _plain_table(findings: list[Finding]) -> tuple[tuple[str, str, str], list[Row]]:
     """One row per end outside the mesh and reason; every pair is in the JSON."""
-    table = _table("plaintext on the wire, from", "to", "why", "connections", "bytes", "")
+    rows = []
     groups: dict[tuple[str, str, bool], list[Finding]] = defaultdict(list)
     for finding in findings:
         inward = finding.detail.startswith("the client")
         groups[finding.source if inward or finding.wrong else "", finding.wrong or finding.detail, inward].append(finding)
     for (_, why, _), members in sorted(groups.items(), key=lambda item: item[0]):
-        ends = [sorted({getattr(finding, end) for finding in members}) for end in ("source", "destination")]
         # Here everybody is named: who may read what is what the reader wants to know.
-        table.add_row(*("\n".join(names) for names in ends), why, str(len(members)), *_sum(members))
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in columns:
-        table.add_column(name, justify="right" if name in ("connections", "bytes") else "left", overflow="fold")
-    return table
-
-
-def _names(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{len(names)} pods"
-
-
-def _sum(findings: list[Finding]) -> tuple[str, str]:
-    size = sum(finding.sent + finding.received for finding in findings)
-    return f"{size:,}", "[green]ok[/]" if all(finding.ok for finding in findings) else "[red]✗[/]"
+        ends = [sorted({getattr(finding, end) for finding in members}) for end in ("source", "destination")]
+        rows.append(Row(ends[0], ends[1], why, members))
+    return ("plaintext on the wire, from", "to", "why"), rows
