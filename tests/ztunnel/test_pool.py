@@ -60,6 +60,13 @@ def test_more_waiters_than_a_tunnel_carries_are_more_dials_at_once() -> None:
     assert lab.pool.dialled(KEY, Tunnel(1), 0) == ["e"]
 
 
+def test_nobody_waits_for_a_dial_that_the_bound_does_not_allow() -> None:
+    lab = Lab(streams_per_tunnel=2, tunnels=1)
+    assert [lab.pool.check_out(KEY, name) for name in "abc"] == [Wait(1), Wait(0), Wait(0)]
+    assert lab.pool.dialled(KEY, Tunnel(3), 0) == ["a", "b", "c"], "c tries, and is refused by the tunnel or by the pool"
+    assert lab.pool.waiting == 0
+
+
 def test_a_failed_dial_fails_those_who_counted_on_it_and_nobody_else() -> None:
     lab = Lab(streams_per_tunnel=2)
     for name in "abcd":
