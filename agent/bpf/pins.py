@@ -26,7 +26,7 @@ from mesh.model.errors import CulvertError
 
 DEFAULT_ROOT = "/sys/fs/bpf/culvert"
 
-REMEDY = "start the version that made them, or run `culvert uninstall` on this node (which takes its pods out of the mesh)"
+REMEDY = "start the version that made them, or run `culvert uninstall --all` on this node (which takes its pods out of the mesh)"
 
 _INSTANCE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
 _BPFFS_MAGIC = 0xCAFE4A11
