@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from ipaddress import ip_address
 from typing import Protocol
 
 from agent import routing
@@ -34,13 +35,16 @@ class Host(Protocol):
     def find(self, record: Record) -> Namespace | None:
         """The namespace of a record, wherever it can still be entered from; None where it is gone."""
 
-    def prepare(self, uid: str, path: str, namespace: Namespace) -> None:
-        """Note how the namespace was, set its routing and register its addresses. Nothing is captured that was not."""
+    def prepare(self, uid: str, path: str, namespace: Namespace, ips: Collection[str]) -> None:
+        """Note how the namespace was, set its routing and register its addresses. Nothing is captured that was not.
+
+        `ips` are the pod's addresses as the cluster knows them; none: not known. CulvertError where one is another namespace's.
+        """
 
     def adopt(self, namespace: Namespace) -> bool:
         """Find the tunnel's listener for inbound plaintext. False where there is none."""
 
-    def capture(self, namespace: Namespace) -> None:
+    def capture(self, namespace: Namespace, ips: Collection[str]) -> None:
         """Steer and capture. From here on nothing passes but through the tunnel; where there is none, it is refused."""
 
     def release(self, cookie: int) -> None:
@@ -79,18 +83,18 @@ class NodeHost:
     def find(self, record: Record) -> Namespace | None:
         return find_namespace(record)
 
-    def prepare(self, uid: str, path: str, namespace: Namespace) -> None:
+    def prepare(self, uid: str, path: str, namespace: Namespace, ips: Collection[str]) -> None:
         if self._records.get(namespace.cookie) is None:
             before = routing.survey(namespace)
             self._records.put(Record(namespace.cookie, uid, path, namespace.inode, before))
         routing.install(namespace)
-        self._programs.prepare(namespace.cookie, _addresses(namespace))
+        self._programs.prepare(namespace.cookie, _addresses(namespace, ips))
 
     def adopt(self, namespace: Namespace) -> bool:
         return self._programs.has_listener(namespace.cookie) or self._programs.adopt_listeners(namespace)
 
-    def capture(self, namespace: Namespace) -> None:
-        self._programs.enrol(namespace.cookie, namespace.fd, _addresses(namespace))
+    def capture(self, namespace: Namespace, ips: Collection[str]) -> None:
+        self._programs.enrol(namespace.cookie, namespace.fd, _addresses(namespace, ips))
 
     def release(self, cookie: int) -> None:
         self._programs.release(cookie)
@@ -109,11 +113,24 @@ class NodeHost:
         return list(self._records)
 
 
-def _addresses(namespace: Namespace) -> tuple[IPAddress, ...]:
-    found = routing.addresses(namespace)
-    if not found:
+def _addresses(namespace: Namespace, ips: Collection[str]) -> tuple[IPAddress, ...]:
+    return vouched(routing.addresses(namespace), ips)
+
+
+def vouched(found: Collection[IPAddress], ips: Collection[str]) -> tuple[IPAddress, ...]:
+    """Which of the addresses found in a namespace are the pod's: a pod with CAP_NET_ADMIN can give itself any.
+
+    Where the cluster knows the pod's addresses: these, and link-local ones, which it never knows. EnrolError where none is there.
+    """
+    try:
+        known = {ip_address(ip) for ip in ips}
+    except ValueError as error:
+        raise EnrolError(f"the pod's list of addresses is wrong: {error}") from error
+    if not known and not found:
         raise EnrolError("the pod's network namespace has no address yet")
-    return found
+    if known and known.isdisjoint(found):
+        raise EnrolError(f"the pod's network namespace does not have its address yet: {', '.join(ips)}")
+    return tuple(ip for ip in found if not known or ip in known or ip.is_link_local)
 
 
 def find_namespace(record: Record) -> Namespace | None:

@@ -17,7 +17,9 @@ class Programs(Protocol):
         """The socket mark of this node's tunnel: 20 secret bits over 0x539. Kept across restarts."""
 
     def prepare(self, cookie: int, addresses: Iterable[IPAddress]) -> None:
-        """Register the namespace's addresses (the first of each family is the one shown to apps); capture stays as it is. Idempotent."""
+        """Register the namespace's addresses (the first of each family is the one shown to apps); capture stays as it is. Idempotent.
+
+        CulvertError where an address is another namespace's that was not released."""
 
     def enrol(self, cookie: int, netns_fd: int, addresses: Iterable[IPAddress]) -> None:
         """Steer inbound and capture outbound. Idempotent; also brings the addresses up to date."""

@@ -131,6 +131,8 @@ class Member:
     def want(self, pod: Pod | None, gone: bool = False) -> None:
         """What is wanted from now on."""
         if (pod, gone) != (self.wanted, self.gone):
+            if pod is not None and self.wanted is not None and pod.ips != self.wanted.ips:
+                self._look_again()
             self.wanted, self.gone = pod, gone
             self.poke()
 
@@ -210,8 +212,8 @@ class Member:
             self._look_again()
         namespace = await self.open(pod)
         if self._prepare_due:
-            await deps.kernel(lambda: deps.host.prepare(pod.uid, pod.netns, namespace))
-            self._prepare_due = False
+            self._prepare_due = False  # before the wait: what changes meanwhile makes it due again, and so does a failure
+            await deps.kernel(lambda: deps.host.prepare(pod.uid, pod.netns, namespace, pod.ips))
         self.announce(pod)
         if self._since is None:
             self._since = now
@@ -222,7 +224,7 @@ class Member:
         captured = namespace.cookie in self._ledger.captured
         headstart = self._since + HEADSTART - now if self._running and not captured else 0.0
         if (accepted or headstart <= 0) and (not captured or self._capture_due):
-            await self._capture(namespace)
+            await self._capture(namespace, pod.ips)
             captured = True
         if accepted:
             self._enrolled(pod)
@@ -255,10 +257,10 @@ class Member:
             return "the tunnel accepted the pod, but listens on no port 15006 with the mark of this node"
         return ""
 
-    async def _capture(self, namespace: Namespace) -> None:
-        await self._deps.kernel(lambda: self._deps.host.capture(namespace))
-        self._ledger.captured.add(namespace.cookie)
+    async def _capture(self, namespace: Namespace, ips: tuple[str, ...]) -> None:
         self._capture_due = False
+        await self._deps.kernel(lambda: self._deps.host.capture(namespace, ips))
+        self._ledger.captured.add(namespace.cookie)
         if self._watch is None:
             self._watch = self._deps.watch_addresses(namespace, self._addresses_changed)
 

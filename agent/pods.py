@@ -35,7 +35,7 @@ NONE: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What the agent must know of a pod. `netns` is a path; `ips` are informative: the truth is in the namespace."""
+    """What the agent must know of a pod. `netns` is a path; `ips`: no others are registered for it, if any are listed."""
 
     uid: str
     name: str

@@ -8,6 +8,6 @@ from agent.bpf.events import KernelEvent
 from agent.bpf.libbpf import BpfError
 from agent.bpf.pins import AdoptionError, BusyError, uninstall
 from agent.bpf.probe import probe
-from agent.bpf.programs import Programs
+from agent.bpf.programs import AddressTakenError, Programs
 
-__all__ = ["AdoptionError", "BpfError", "BusyError", "KernelEvent", "Programs", "probe", "uninstall"]
+__all__ = ["AddressTakenError", "AdoptionError", "BpfError", "BusyError", "KernelEvent", "Programs", "probe", "uninstall"]

@@ -29,11 +29,17 @@ from agent.bpf.maps import Layout, Map, PerCpuCounters
 from agent.bpf.objects import Loaded, ObjectFile, Program
 from agent.bpf.pins import DEFAULT_ROOT, REMEDY, AdoptionError, Pins, remove_link
 from agent.bpf.probe import ADOPTER, OBJECT, adopts_listeners
+from mesh.io.log import Log
 from mesh.io.netns import Namespace
-from mesh.model.errors import BugError
+from mesh.model.errors import BugError, CulvertError
 from mesh.model.workload import IPAddress
 
 STEERER = "cvt_sk_lookup"
+log = Log("bpf")
+
+
+class AddressTakenError(CulvertError):
+    """A namespace has an address that is another one's. The text is for `pending: why`."""
 
 
 class Programs:
@@ -50,6 +56,11 @@ class Programs:
         self._counters = PerCpuCounters("cvt_counters", fds["cvt_counters"])
         self._events = EventRing(fds["cvt_events"])
         self._mark = mark
+        self._leaving: set[int] = set()  # released and not yet unenrolled: their addresses may be taken over
+        self._link_local: dict[int, set[IPAddress]] = {}  # by cookie: what the namespace has, registered or not
+        for address, home in self._addresses.items():
+            if address.ip.is_link_local:
+                self._link_local.setdefault(home.netns, set()).add(address.ip)
 
     @classmethod
     def load_or_adopt(
@@ -89,14 +100,18 @@ class Programs:
         return self._events.drain()
 
     def prepare(self, cookie: int, addresses: Iterable[IPAddress]) -> None:
-        """Make a namespace known: its addresses, and the tunnel's right to deliver to them. Keeps the capture flag as it is."""
+        """Make a namespace known: its addresses, and the tunnel's right to deliver to them. Keeps the capture flag as it is.
+
+        An address belongs to one namespace (docs/decisions/0009). Raises AddressTakenError where one is that of another that has not been
+        released; nothing new is registered then. A link-local address that two have is registered for neither: inbound to it is refused.
+        """
         known = self._pods.get(c_uint64(cookie))
         self._put_pod(cookie, list(addresses), known.flags if known else 0)
 
     def enrol(self, cookie: int, netns_fd: int, addresses: Iterable[IPAddress]) -> None:
         """Steer the namespace's inbound TCP to the tunnel and capture its outbound TCP. Idempotent; also updates the addresses.
 
-        Inbound comes first: a pod is never captured while it is still open from outside. Raises BpfError.
+        Inbound comes first: a pod is never captured while it is still open from outside. Raises BpfError, AddressTakenError.
         """
         wanted = list(addresses)
         self.prepare(cookie, wanted)
@@ -104,7 +119,8 @@ class Programs:
         self._put_pod(cookie, wanted, abi.POD_CAPTURE)
 
     def release(self, cookie: int) -> None:
-        """Stop capturing and steering; the tunnel may still deliver what it carries."""
+        """Stop capturing and steering; the tunnel may still deliver what it carries, until another namespace claims the address."""
+        self._leaving.add(cookie)
         pod = self._pods.get(c_uint64(cookie))
         if pod is not None:
             pod.flags = 0
@@ -116,6 +132,9 @@ class Programs:
         self.release(cookie)
         self._pods.discard(c_uint64(cookie))
         self._drop_addresses(cookie, keep=set())
+        self._leaving.discard(cookie)
+        for ip in self._link_local.pop(cookie, set()):
+            self._settle(ip)
 
     def enrolled(self) -> dict[int, list[IPAddress]]:
         """Cookie -> addresses of every namespace that is captured, in this process's time or before it."""
@@ -202,10 +221,39 @@ class Programs:
                 pod.own4 = abi.Addr.of(ip)
             else:
                 pod.own6 = abi.Addr.of(ip)
-        for ip in addresses:
-            self._addresses.put(abi.Addr.of(ip), abi.Home(netns=cookie))
-        self._drop_addresses(cookie, keep=set(addresses))
+        keys = {key.ip: key for key in map(abi.Addr.of, addresses)}  # a mapped address is its IPv4 address
+        self._leaving.discard(cookie)
+        self._drop_addresses(cookie, keep=set(keys))
+        routable = [ip for ip in keys if not ip.is_link_local]
+        for ip in routable:
+            if self._is_taken(ip, cookie):
+                raise AddressTakenError(f"address {ip} belongs to another pod's namespace")
+        for ip in routable:
+            self._addresses.put(keys[ip], abi.Home(netns=cookie))
+        claimed = self._link_local.get(cookie, set())
+        self._link_local[cookie] = keys.keys() - set(routable)
+        for ip in claimed | self._link_local[cookie]:
+            self._settle(ip, cookie)
         self._pods.put(c_uint64(cookie), pod)
+
+    def _is_taken(self, ip: IPAddress, cookie: int) -> bool:
+        home = self._addresses.get(abi.Addr.of(ip))
+        return home is not None and home.netns != cookie and self._lives(home.netns)
+
+    def _lives(self, cookie: int) -> bool:
+        return cookie not in self._leaving and self._pods.get(c_uint64(cookie)) is not None
+
+    def _settle(self, ip: IPAddress, newcomer: int = 0) -> None:
+        """Register a link-local address for the one living namespace that has it, for nobody if two have it.
+
+        Nobody, not the first: `is_self_call` in the other's namespace would take all that comes from the first for the pod's own.
+        """
+        claimants = {cookie for cookie, claimed in self._link_local.items() if ip in claimed}
+        claimants = {cookie for cookie in claimants if cookie == newcomer or self._lives(cookie)} or claimants
+        if len(claimants) == 1:
+            self._addresses.put(abi.Addr.of(ip), abi.Home(netns=claimants.pop()))
+        elif self._addresses.discard(abi.Addr.of(ip)):
+            log.warning("namespaces share a link-local address; inbound to it is refused", address=ip, cookies=sorted(claimants))
 
     def _drop_addresses(self, cookie: int, keep: set[IPAddress]) -> None:
         """Only entries that lead to this namespace: its address may already be another pod's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from agent.enrol import EnrolError
@@ -62,14 +62,14 @@ class FakeHost:
     def find(self, record: Record) -> Namespace | None:
         return FakeNamespace(record.cookie) if record.cookie in self.netns.values() else None
 
-    def prepare(self, uid: str, path: str, namespace: Namespace) -> None:
+    def prepare(self, uid: str, path: str, namespace: Namespace, ips: Collection[str]) -> None:
         self._step("prepare", namespace.cookie)
         self.prepared.setdefault(namespace.cookie, Record(namespace.cookie, uid, path, namespace.cookie, Before(())))
 
     def adopt(self, namespace: Namespace) -> bool:
         return namespace.cookie in self.listening
 
-    def capture(self, namespace: Namespace) -> None:
+    def capture(self, namespace: Namespace, ips: Collection[str]) -> None:
         self._step("capture", namespace.cookie)
         self.captures.add(namespace.cookie)
 

@@ -197,8 +197,10 @@ def test_enrolment_is_idempotent_and_addresses_may_change(lab: Mesh) -> None:
 
 
 def test_an_address_that_moved_to_another_pod_survives_the_old_pods_end(lab: Mesh) -> None:
-    """A pod's address is given to a new pod before the agent has seen the old one go."""
+    """A pod's address is given to a new pod while the old one is on its way out."""
+    lab.programs.unenrol(lab.b.cookie)
     lab.programs.prepare(12345, lab.b.addresses)
+    lab.programs.release(12345)
     lab.programs.enrol(lab.b.cookie, lab.b.netns.fd, lab.b.addresses)
     lab.programs.unenrol(12345)
     with closing(App(lab.b)), lab.counted(steered=1):
