@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from control.resolve import Resolved
 from mesh.model.codec.proto import ADDRESS_TYPE, AUTHORIZATION_TYPE, address_to, authorization_to, resource_name
-from mesh.model.policy import Authorization
+from mesh.model.policy import Authorization, PolicyScope
 from mesh.model.workload import NetworkAddress, Service, Workload
 
 T = TypeVar("T", bound=Workload | Service | Authorization)
@@ -25,13 +25,14 @@ TYPES = (AUTHORIZATION_TYPE, ADDRESS_TYPE)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One resource. `aliases` are further keys by which it may be asked for."""
+    """One resource. `aliases` are further keys by which it may be asked for. `named`: it counts only where another resource names it."""
 
     name: str
     version: str
     body: bytes
     value: Workload | Service | Authorization
     aliases: tuple[str, ...] = ()
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ def _entry(old: Entry | None, name: str, value: T, encode: Callable[[T], Message
     if old is not None and old.value == value:
         return old
     body = encode(value).SerializeToString(deterministic=True)
-    return Entry(name, hashlib.sha256(body).hexdigest()[:16], body, value, aliases)
+    named = isinstance(value, Authorization) and value.scope is PolicyScope.WORKLOAD
+    return Entry(name, hashlib.sha256(body).hexdigest()[:16], body, value, aliases, named)
 
 
 def _versions(entries: Mapping[str, Entry]) -> dict[str, str]:

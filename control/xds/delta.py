@@ -8,15 +8,22 @@ gets fewer, larger responses. The first request of a type is always answered, al
     request: nonce of the last one  → ACK or NACK; then the next difference, if there is one
     request: subscribe / unsubscribe at any time; a key that is asked for is answered, found or not
 
-What one type names of another (a workload its policies) is there as long as it is named: types are served in an order, what is named
-first. What is new goes out in that order, and no type before those ahead of it have sent theirs; what is gone goes out in the
-opposite one, when those that could name it have been sent without it. Responses are applied in the order in which they are sent.
+What one type names of another (a workload its policies) is there as long as it is named. Types are served in an order, what is named
+first, and each step waits for the client's answer to the one before, since nothing promises that types are applied as they were sent:
+
+    1. what is new or different of the policies of a snapshot
+    2. then the workloads of that snapshot; they wait up to PATIENCE at the beginning of a stream, when the policies were not asked for yet
+    3. then what must not go before nothing relies on it: policies that are gone, and those that applied everywhere and from now on
+       only where they are named. Until then they stay as they are.
+
+A NACK is an answer: the client has what it accepted. Who asks for one type only waits for PATIENCE at most.
 
 A NACK is remembered and shown; what was rejected is not sent again until it changes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +32,8 @@ from control.snapshot import Entry, Snapshot
 WILDCARD = "*"
 MAX_KEYS = 100_000
 MAX_ERROR_TEXT = 4096
+PATIENCE = 1.0
+"""Seconds from the beginning of a stream in which a type that was not asked for may still be. Istio's tunnel asks for workloads first."""
 
 
 class Refusal(Exception):  # noqa: N818 - a word of the protocol, not an accident
@@ -56,7 +65,9 @@ class Response:
 class TypeState:
     """One type on one stream. `held`: name → version that the client has, "" where it has nothing that we know of.
 
-    `leaving`: some of what is held is gone, and the client has not been told yet.
+    `wide`: those of them that apply, or may, without being named. `leaving`: names of which the client has an earlier form than there
+    is, kept until the types that may name them follow: whether there is a later form, and the snapshot since which that is so.
+    `answered`: the newest snapshot that the client has and has answered, with ACK or NACK; `acked`: with ACK.
     """
 
     wildcard: bool = False
@@ -64,10 +75,12 @@ class TypeState:
     held: dict[str, str] = field(default_factory=dict)
     unanswered: set[str] = field(default_factory=set)
     first: bool = True
-    leaving: bool = False
+    wide: set[str] = field(default_factory=set)
+    leaving: dict[str, tuple[bool, int]] = field(default_factory=dict)
     outstanding: str = ""
     since: float = 0.0
     snapshot: int = 0
+    answered: int = 0
     acked: int = 0
     nacks: int = 0
     error: str = ""
@@ -75,14 +88,16 @@ class TypeState:
 
 class DeltaStream:
     """One stream. `types` are those that are served here, each before those whose resources may name its own.
-    `number` makes its nonces differ from other streams'.
+    `number` makes its nonces differ from other streams'; `began` is when it was opened.
     """
 
-    def __init__(self, types: Iterable[str], number: int = 0) -> None:
+    def __init__(self, types: Iterable[str], number: int = 0, began: float = 0.0) -> None:
         self.states: dict[str, TypeState] = {}
         self._types = tuple(types)
         self._number = number
         self._count = 0
+        self._patient_until = began + PATIENCE
+        self._newest = Snapshot()  # of which the first type was sent
 
     def receive(self, request: Request) -> None:
         """Take note of a request. What is to be answered comes from `next_responses`. Refusal where it breaks the protocol."""
@@ -94,8 +109,10 @@ class DeltaStream:
             # Empty on the first request is the wildcard of old; later ones change nothing by saying nothing.
             state.wildcard = not request.subscribe
             state.held = dict(request.versions)
+            state.wide = set(request.versions)  # a version does not say
         if request.nonce and request.nonce == state.outstanding:
             state.outstanding = ""
+            state.answered = state.snapshot
             state.error = request.error[:MAX_ERROR_TEXT]
             if request.error:
                 state.nacks += 1
@@ -116,44 +133,69 @@ class DeltaStream:
             raise Refusal(f"more than {MAX_KEYS} keys subscribed to")
 
     def next_responses(self, snapshot: Snapshot, now: float) -> list[Response]:
-        """What to send now: for each type that waits for no answer, the difference between what is held and the snapshot."""
+        """What to send now: for each type whose turn it is, the difference between what is held and the snapshot."""
         found: list[Response] = []
-        for type_url in self._types:
-            state = self.states.get(type_url)
-            if state is None:
-                continue
-            behind = state.snapshot != snapshot.number
-            if state.outstanding and behind:
-                break  # those after it may name what it could not send yet
-            if not state.outstanding and (behind or state.first or state.unanswered):
-                found += self._send(type_url, state, snapshot, now)
-        for type_url in self._types:
-            state = self.states.get(type_url)
-            if state is not None and state.leaving and not state.outstanding and self._is_unnamed(type_url, snapshot):
-                found += self._send(type_url, state, snapshot, now)
+        for type_url, state in self.states.items():
+            if state.snapshot < self._newest.number < snapshot.number:
+                # Policies that change all the time do not keep workloads from following those that were answered.
+                found += self._serve(type_url, self._newest, now)
+        for type_url in (*self._types, *reversed(self._types)):
+            found += self._serve(type_url, snapshot, now)
         return found
 
-    def _send(self, type_url: str, state: TypeState, snapshot: Snapshot, now: float) -> list[Response]:
-        response = self._difference(type_url, state, snapshot)
+    def waits_until(self, now: float) -> float | None:
+        """When to ask for responses again without a request or a snapshot; None where there is no such time."""
+        return self._patient_until if now < self._patient_until and 0 < len(self.states) < len(self._types) else None
+
+    def _serve(self, type_url: str, snapshot: Snapshot, now: float) -> list[Response]:
+        """The response of one type, if it has something to say and may."""
+        state = self.states.get(type_url)
+        if state is None or state.outstanding or state.snapshot > snapshot.number or not self._may(type_url, snapshot, now):
+            return []
+        followed = self._followed(type_url, now)
+        due = any(since <= followed for _, since in state.leaving.values())
+        if not (due or state.first or state.unanswered or state.snapshot != snapshot.number):
+            return []
+        response = self._difference(type_url, state, snapshot, followed)
         state.snapshot = snapshot.number
         state.first = False
+        if type_url == self._types[0]:
+            self._newest = snapshot
         if response is not None:
             state.outstanding, state.since = response.nonce, now
             return [response]
+        state.answered = snapshot.number
         if not state.error and not state.leaving:
             state.acked = snapshot.number
         return []
 
-    def _is_unnamed(self, type_url: str, snapshot: Snapshot) -> bool:
-        """Whether all that could name this type's resources has been sent as it is in the snapshot."""
-        after = self._types[self._types.index(type_url) + 1 :]
-        return all(self.states[name].snapshot == snapshot.number for name in after if name in self.states)
+    def _may(self, type_url: str, snapshot: Snapshot, now: float) -> bool:
+        """Whether the client has answered all of this snapshot that the type's resources may name."""
+        for name in self._types[: self._types.index(type_url)]:
+            state = self.states.get(name)
+            if state is None:
+                if now < self._patient_until:
+                    return False
+            elif state.outstanding or state.answered != snapshot.number:
+                return False
+        return True
+
+    def _followed(self, type_url: str, now: float) -> float:
+        """The newest snapshot that the client has answered all of that could name this type's resources."""
+        found = math.inf
+        for name in self._types[self._types.index(type_url) + 1 :]:
+            state = self.states.get(name)
+            if state is not None:
+                found = min(found, state.answered)
+            elif now < self._patient_until:
+                return 0
+        return found
 
     def oldest_wait(self) -> float | None:
         """Since when the longest unanswered response is out; None where none is."""
         return min((state.since for state in self.states.values() if state.outstanding), default=None)
 
-    def _difference(self, type_url: str, state: TypeState, snapshot: Snapshot) -> Response | None:
+    def _difference(self, type_url: str, state: TypeState, snapshot: Snapshot, followed: float) -> Response | None:
         wanted: dict[str, Entry] = dict(snapshot.entries[type_url]) if state.wildcard else {}
         forced: set[str] = set()
         removed: list[str] = []
@@ -165,21 +207,28 @@ class DeltaStream:
                 if not answers:
                     removed.append(key)
         state.unanswered.clear()
+        present = snapshot.entries[type_url]
+        # What is held and no longer asked for is the client's to forget; what is gone from the mesh is ours to say.
+        leaving = dict.fromkeys((name for name in state.held if name not in present and name not in removed), False)
+        for name, entry in wanted.items():
+            if entry.named and name in state.wide and state.held.get(name) != entry.version:
+                leaving[name] = True
+        state.leaving, before = {}, state.leaving
+        for name, narrows in leaving.items():
+            earlier = before.get(name)
+            since = earlier[1] if earlier is not None and earlier[0] == narrows else snapshot.number
+            if since > followed:
+                state.leaving[name] = (narrows, since)
+            elif not narrows:
+                removed.append(name)
         resources = [
             (entry, tuple(alias for alias in entry.aliases if alias in state.keys))
             for name, entry in wanted.items()
-            if name in forced or state.held.get(name) != entry.version
+            if name not in state.leaving and (name in forced or state.held.get(name) != entry.version)
         ]
-        # What is held and no longer asked for is the client's to forget; what is gone from the mesh is ours to say.
-        present = snapshot.entries[type_url]
-        gone = [name for name in state.held if name not in present and name not in removed]
-        # A stream's first answer may come before the client has asked for the type that names these.
-        certain = type_url == self._types[-1] or (not state.first and self._is_unnamed(type_url, snapshot))
-        kept = {} if certain else {name: state.held[name] for name in gone}
-        state.leaving = bool(kept)
-        if certain:
-            removed += gone
-        state.held = kept | {name: entry.version for name, entry in wanted.items()}
+        kept = {name: state.held[name] for name in state.leaving}
+        state.held = {name: entry.version for name, entry in wanted.items()} | kept
+        state.wide = {name for name, entry in wanted.items() if not entry.named} | (state.wide & kept.keys())
         if not (resources or removed or state.first):
             return None
         self._count += 1

@@ -103,7 +103,7 @@ class XdsServer:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_STREAMS} streams")
         loop = asyncio.get_running_loop()
         number = next(self._numbers)
-        client = Client(number, node, context.peer(), DeltaStream(TYPES, number), asyncio.Event(), loop.time())
+        client = Client(number, node, context.peer(), DeltaStream(TYPES, number, loop.time()), asyncio.Event(), loop.time())
         self.clients[number] = client
         self._metrics.clients.set(len(self.clients))
         log.info("connected", node=node, peer=client.peer)
@@ -156,8 +156,14 @@ class XdsServer:
                         await context.write(_message(response))
                     self._metrics.pushes.labels(short(response.type_url)).inc()
             oldest = client.stream.oldest_wait()
-            async with asyncio.timeout_at(None if oldest is None else oldest + UNANSWERED):
-                await client.wake.wait()
+            limit = None if oldest is None else oldest + UNANSWERED
+            look = client.stream.waits_until(loop.time())
+            try:
+                async with asyncio.timeout_at(min((when for when in (limit, look) if when is not None), default=None)):
+                    await client.wake.wait()
+            except TimeoutError:
+                if limit is not None and loop.time() >= limit:
+                    raise
 
 
 def _check_node(client: Client, node: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from control.resolve import Resolved
 from control.snapshot import TYPES, Snapshot, build
-from control.xds.delta import MAX_KEYS, DeltaStream, Refusal, Request, Response
+from control.xds.delta import MAX_KEYS, PATIENCE, DeltaStream, Refusal, Request, Response
 from mesh.model.codec.proto import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from mesh.model.policy import Action, Authorization, PolicyScope
 from mesh.model.workload import NamespacedHostname, NetworkAddress, Service, Workload
@@ -85,7 +85,9 @@ def test_the_first_request_of_each_type_is_answered_even_when_there_is_nothing()
     client = Client(World())
     for type_url in TYPES:
         client.ask(type_url)
-        assert said(client.told()) == ([], [])
+        response = client.told()
+        assert said(response) == ([], [])
+        client.ack(response)
 
 
 def test_changes_during_a_wait_arrive_as_one() -> None:
@@ -118,7 +120,14 @@ def test_one_type_that_waits_does_not_stop_the_other_and_policies_go_first() -> 
     client.ack(waiting)
     world.change(a="2")
     world.publish(replace(world.resolved, policies=(replace(policy, action=Action.ALLOW),)))
-    assert [entry.type_url for entry in client.stream.next_responses(world.snapshot, 0)] == [AUTHORIZATION_TYPE, ADDRESS_TYPE]
+    response = client.told()
+    assert response is not None
+    assert response.type_url == AUTHORIZATION_TYPE
+    assert client.told() is None, "the policies are not answered yet"
+    client.ack(response)
+    response = client.told()
+    assert response is not None
+    assert response.type_url == ADDRESS_TYPE
 
 
 def naming(*policies: str) -> Resolved:
@@ -129,68 +138,221 @@ def naming(*policies: str) -> Resolved:
 
 
 class Both:
-    """A client of both types that acknowledges everything, and notes what its workload named and what it did not have."""
+    """A client of both types that notes what its workload named and what it did not have. Time passes where a test says so."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.stream = DeltaStream(TYPES)
-        self.policies: set[str] = set()
+        self.policies: dict[str, PolicyScope] = {}
         self.named: tuple[str, ...] = ()
         self.told: list[str] = []
+        self.now = 0.0
 
     def ask(self, *types: str, **fields: object) -> None:
         for type_url in types:
             self.stream.receive(Request(type_url, **fields))  # type: ignore[arg-type]
 
-    def apply(self, acknowledge: bool = True) -> list[Response]:
-        """Take what there is; without acknowledgement the responses are returned instead of answered."""
-        responses = self.stream.next_responses(self.world.snapshot, 0)
+    def take(self) -> list[Response]:
+        """Apply what there is, without an answer."""
+        responses = self.stream.next_responses(self.world.snapshot, self.now)
         for response in responses:
             self.told += [f"+{entry.name}" for entry, _ in response.resources] + [f"-{name}" for name in response.removed]
             for entry, _ in response.resources:
                 if isinstance(entry.value, Workload):
                     self.named = entry.value.policies
-                else:
-                    self.policies.add(entry.name)
-            self.policies -= set(response.removed)
-            assert set(self.named) <= self.policies, f"a named policy is missing: {self.told}"
-            if acknowledge:
-                self.stream.receive(Request(response.type_url, nonce=response.nonce))
+                elif isinstance(entry.value, Authorization):
+                    self.policies[entry.name] = entry.value.scope
+            for name in response.removed:
+                self.policies.pop(name, None)
+            assert set(self.named) <= self.policies.keys(), f"a named policy is missing: {self.told}"
         return responses
 
-    def settle(self) -> list[str]:
+    def answer(self, *responses: Response, error: str = "") -> None:
+        for response in responses:
+            self.ask(response.type_url, nonce=response.nonce, error=error)
+
+    def settle(self, error: str = "") -> list[str]:
         self.told = []
-        while self.apply():
-            pass
+        while responses := self.take():
+            self.answer(*responses, error=error)
         return self.told
 
+    @property
+    def covered(self) -> bool:
+        """The workload is subject to ns/p."""
+        scope = self.policies.get("ns/p")
+        return scope is not None and (scope is not PolicyScope.WORKLOAD or "ns/p" in self.named)
 
-def test_a_policy_comes_before_it_is_named_and_goes_after() -> None:
+
+def settled(resolved: Resolved) -> Both:
+    """A client that has all of this."""
     world = World()
-    world.publish(naming("one"))
-    client = Both(world)
-    client.ask(*TYPES)
-    assert client.settle() == ["+ns/one", "+w"]
-    world.publish(naming("two"))
-    assert client.settle() == ["+ns/two", "+w", "-ns/one"]
-    world.publish(naming())
-    assert client.settle() == ["+w", "-ns/two"]
-    assert client.policies == set()
-
-
-def test_a_workload_waits_for_a_policy_that_cannot_be_sent_yet() -> None:
-    world = World()
-    world.publish(naming("one"))
+    world.publish(resolved)
     client = Both(world)
     client.ask(*TYPES)
     client.settle()
-    world.publish(naming("one", "two"))
-    policies, addresses = client.apply(acknowledge=False)
-    client.ask(ADDRESS_TYPE, nonce=addresses.nonce)
-    world.publish(naming("one", "three"))
-    assert client.apply() == [], "the policies of the first change are not acknowledged"
-    client.ask(AUTHORIZATION_TYPE, nonce=policies.nonce)
-    assert client.settle() == ["+ns/three", "+w", "-ns/two"]
+    return client
+
+
+def scoped(scope: PolicyScope, *, named: bool, policy: bool = True) -> Resolved:
+    found = naming("p") if named else naming()
+    return replace(found, policies=(Authorization("p", "ns", scope, Action.DENY),) if policy else ())
+
+
+def test_a_policy_comes_before_it_is_named_and_goes_after() -> None:
+    client = settled(naming("one"))
+    client.world.publish(naming("two"))
+    assert client.settle() == ["+ns/two", "+w", "-ns/one"]
+    client.world.publish(naming())
+    assert client.settle() == ["+w", "-ns/two"]
+    assert client.policies == {}
+
+
+@pytest.mark.parametrize("error", ["", "w: no good"])
+def test_each_step_waits_for_the_answer_to_the_one_before(error: str) -> None:
+    client = settled(naming("one"))
+    client.world.publish(naming("two"))
+    for step in ("+ns/two", "+w", "-ns/one"):
+        client.told = []
+        responses = client.take()
+        assert client.told == [step]
+        assert client.take() == [], "not answered yet"
+        client.answer(*responses, error=error)
+    assert client.take() == []
+
+
+def test_a_workload_follows_the_policies_that_were_answered_although_newer_ones_are_out() -> None:
+    """Or policies that change all the time would keep workloads back for ever."""
+    client = settled(naming("one"))
+    client.world.publish(naming("one", "two"))
+    policies = client.take()
+    client.world.publish(naming("one", "three"))
+    assert client.take() == [], "the policies of the first change are not acknowledged"
+    client.answer(*policies)
+    client.told = []
+    addresses, newer = client.take()
+    assert client.told == ["+w", "+ns/three"]
+    assert client.named == ("ns/one", "ns/two")
+    client.answer(addresses)
+    assert client.take() == []
+    client.answer(newer)
+    assert client.settle() == ["+w", "-ns/two"]
+    assert client.named == ("ns/one", "ns/three")
+
+
+def test_what_left_and_came_back_before_the_workloads_followed_stays() -> None:
+    client = settled(naming("one"))
+    client.world.publish(naming())
+    (addresses,) = client.take()
+    client.world.publish(naming("one"))
+    client.answer(addresses)
+    assert client.settle() == ["+w"]
+    assert client.policies.keys() == {"ns/one"}
+
+
+def test_a_workload_that_follows_late_keeps_the_policy() -> None:
+    """The removal waits for the workloads of its own snapshot, not of an earlier one."""
+    client = settled(naming("one"))
+    client.world.change(w="elsewhere")
+    (earlier,) = client.take()
+    client.world.publish(naming())
+    assert client.take() == []
+    client.answer(earlier)
+    assert client.settle() == ["+w", "-ns/one"]
+
+
+@pytest.mark.parametrize("wide", [PolicyScope.GLOBAL, PolicyScope.NAMESPACE])
+def test_a_policy_that_narrows_applies_all_the_time(wide: PolicyScope) -> None:
+    client = settled(scoped(wide, named=False))
+    client.world.publish(scoped(PolicyScope.WORKLOAD, named=True))
+    for step in ("+w", "+ns/p"):
+        client.told = []
+        responses = client.take()
+        assert client.told == [step]
+        assert client.covered
+        assert client.take() == []
+        client.answer(*responses)
+    assert client.take() == []
+    assert client.policies == {"ns/p": PolicyScope.WORKLOAD}
+    client.world.publish(scoped(wide, named=False))
+    for step in ("+ns/p", "+w"):
+        client.told = []
+        client.answer(*client.take())
+        assert client.told == [step], "the other way round it widens first"
+        assert client.covered
+
+
+def test_a_policy_that_narrows_and_goes_is_only_removed() -> None:
+    client = settled(scoped(PolicyScope.NAMESPACE, named=False))
+    client.world.publish(scoped(PolicyScope.WORKLOAD, named=True))
+    addresses = client.take()
+    client.world.publish(scoped(PolicyScope.WORKLOAD, named=False, policy=False))
+    client.answer(*addresses)
+    assert client.settle() == ["+w", "-ns/p"]
+
+
+def test_a_policy_that_goes_and_comes_back_narrow_applies_all_the_time() -> None:
+    client = settled(scoped(PolicyScope.NAMESPACE, named=False))
+    client.world.publish(replace(scoped(PolicyScope.WORKLOAD, named=False, policy=False), workloads=()))
+    addresses = client.take()
+    client.world.publish(scoped(PolicyScope.WORKLOAD, named=True))
+    client.answer(*addresses)
+    while responses := client.take():
+        assert client.covered or not client.named
+        client.answer(*responses)
+    assert client.policies == {"ns/p": PolicyScope.WORKLOAD}
+
+
+scopes = st.lists(st.tuples(st.sampled_from(PolicyScope), st.booleans()), min_size=1, max_size=8)
+
+
+@settings(deadline=None)
+@given(scopes, st.data())
+def test_a_workload_under_a_policy_stays_under_it(states: list[tuple[PolicyScope, bool]], data: st.DataObject) -> None:
+    """It exists in every snapshot, wide or named; answers come at any time, one by one."""
+    client = settled(scoped(PolicyScope.GLOBAL, named=False))
+    waiting: list[Response] = []
+    for scope, allow in states:
+        found = scoped(scope, named=scope is PolicyScope.WORKLOAD)
+        policy = replace(found.policies[0], action=Action.ALLOW if allow else Action.DENY)
+        client.world.publish(replace(found, policies=(policy,)))
+        for _ in range(data.draw(st.integers(0, 4), "steps")):
+            waiting += client.take()
+            assert client.covered
+            if waiting and data.draw(st.booleans(), "answer"):
+                client.answer(waiting.pop(data.draw(st.integers(0, len(waiting) - 1), "which")))
+    client.answer(*waiting)
+    while responses := client.take():
+        assert client.covered
+        client.answer(*responses)
+    assert client.policies == {"ns/p": states[-1][0]}
+    held = {name: state.held for name, state in client.stream.states.items()}
+    assert held == {name: {key: entry.version for key, entry in client.world.snapshot.entries[name].items()} for name in TYPES}
+
+
+def test_a_narrow_policy_that_changes_is_not_kept_back() -> None:
+    client = settled(scoped(PolicyScope.WORKLOAD, named=True))
+    found = client.world.resolved
+    client.world.publish(replace(found, policies=(replace(found.policies[0], action=Action.ALLOW),)))
+    assert client.settle() == ["+ns/p"]
+
+
+def test_a_reconnecting_client_may_hold_the_wide_form() -> None:
+    world = World()
+    world.publish(scoped(PolicyScope.NAMESPACE, named=False))
+    old = world.snapshot
+    world.publish(scoped(PolicyScope.WORKLOAD, named=True))
+    for order in (TYPES, TYPES[::-1]):
+        client = Both(world)
+        client.policies = {"ns/p": PolicyScope.NAMESPACE}
+        for type_url in order:
+            client.ask(type_url, versions={name: entry.version for name, entry in old.entries[type_url].items()})
+            client.answer(*client.take())
+            assert client.covered
+        while responses := client.take():
+            assert client.covered
+            client.answer(*responses)
+        assert client.policies == {"ns/p": PolicyScope.WORKLOAD}
 
 
 def test_a_reconnecting_client_keeps_a_policy_until_nothing_names_it() -> None:
@@ -201,12 +363,48 @@ def test_a_reconnecting_client_keeps_a_policy_until_nothing_names_it() -> None:
     world.publish(naming())
     for order in (TYPES, TYPES[::-1]):
         client = Both(world)
-        client.policies, client.named = {"ns/one"}, ("ns/one",)
+        client.policies, client.named = {"ns/one": PolicyScope.WORKLOAD}, ("ns/one",)
         for type_url in order:
             client.ask(type_url, versions={name: entry.version for name, entry in old.entries[type_url].items()})
-            client.apply()
+            client.answer(*client.take())
         client.settle()
-        assert client.policies == set()
+        assert client.policies == {}
+
+
+def test_who_asks_for_workloads_first_is_sent_policies_first() -> None:
+    world = World()
+    world.publish(naming("one"))
+    client = Both(world)
+    client.ask(ADDRESS_TYPE)
+    assert client.take() == []
+    assert client.stream.waits_until(0.0) == PATIENCE
+    client.ask(AUTHORIZATION_TYPE)
+    assert client.stream.waits_until(0.0) is None
+    assert client.settle() == ["+ns/one", "+w"]
+
+
+def test_a_client_of_both_with_nothing_to_tell_is_answered_for_both() -> None:
+    world = World()
+    client = Both(world)
+    client.ask(*TYPES[::-1])
+    (policies,) = client.take()
+    client.answer(policies)
+    (addresses,) = client.take()
+    assert [policies.type_url, addresses.type_url] == [AUTHORIZATION_TYPE, ADDRESS_TYPE]
+    assert said(policies) == said(addresses) == ([], [])
+
+
+def test_a_client_of_workloads_alone_waits_a_moment_and_then_never() -> None:
+    world = World(w="1")
+    client = Both(world)
+    client.ask(ADDRESS_TYPE)
+    client.now = PATIENCE * 0.9
+    assert client.take() == []
+    client.now = PATIENCE
+    assert client.settle() == ["+w"]
+    assert client.stream.waits_until(client.now) is None
+    world.change(w="2")
+    assert client.settle() == ["+w"]
 
 
 def test_a_client_of_policies_alone_is_told_what_is_gone() -> None:
@@ -216,6 +414,8 @@ def test_a_client_of_policies_alone_is_told_what_is_gone() -> None:
     client.ask(AUTHORIZATION_TYPE)
     assert client.settle() == ["+ns/one"]
     world.publish(naming())
+    assert client.settle() == [], "it may still ask for workloads"
+    client.now = PATIENCE
     assert client.settle() == ["-ns/one"]
 
 

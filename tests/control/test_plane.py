@@ -66,12 +66,14 @@ def test_a_client_gets_what_there_is_then_what_changes(tmp_path: Path) -> None:
             await stream.ack(response)
 
             plane.write("p.yaml", POLICY)
-            policies, addresses = await stream.read(), await stream.read()
-            assert policies.type_url == AUTHORIZATION_TYPE  # a policy comes before the workloads that name it
+            policies = await stream.read()
+            assert policies.type_url == AUTHORIZATION_TYPE  # a policy comes, and is answered, before the workloads that name it
+            await stream.quiet()
+            await stream.ack(policies)
+            addresses = await stream.read()
             (resource,) = policies.resources
             assert authorization_from(authorization_pb2.Authorization.FromString(resource.resource.value)).key == "shop/only-web"
             assert {workload.policies for workload in workloads(addresses).values()} == {("shop/only-web",)}
-            await stream.ack(policies)
             await stream.ack(addresses)
 
             plane.remove("b.yaml")
