@@ -2,12 +2,14 @@
 
 A file is read when it has settled: nobody has written to it for SETTLE seconds, or it has not been quiet for IMPATIENCE. Until then its
 earlier content counts, and so it does while a file is away for no longer than SETTLE, as when an editor replaces it. A whole directory
-that is gone, or cannot be listed, changes nothing: an unmounted volume is not an order to forget every policy.
+that is gone, or cannot be listed, changes nothing: an unmounted volume is not an order to forget every policy. Nor does one that is empty and
+not the directory in which the manifests were, as the mount point under a volume: only files taken out of the same directory are gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import time
@@ -49,6 +51,7 @@ class Directories:
         self._directories = tuple(directories)
         self._files: dict[str, Known] = {}
         self._unreadable: set[Path] = set()
+        self._held: dict[Path, tuple[int, int]] = {}  # (device, inode) of the directory in which manifests were last seen
         self.complete = False
         """Every directory was listed at least once, and every file in them was read."""
 
@@ -63,7 +66,11 @@ class Directories:
         listed = True
         for directory in self._directories:
             try:
-                entries = sorted(_manifests(directory))
+                entries, identity = _manifests(directory)
+                if not entries and self._held.get(directory, identity) != identity:
+                    raise OSError(
+                        errno.ESTALE, "it is empty and another directory than the one that held manifests (unmounted or replaced?)"
+                    )
             except OSError as error:
                 listed = False
                 seen.update(path for path in self._files if Path(path).parent == directory)
@@ -72,6 +79,8 @@ class Directories:
                     log.error("a directory cannot be listed: what it held stays in force", directory=str(directory), error=error.strerror)
                 continue
             self._unreadable.discard(directory)
+            if entries:
+                self._held[directory] = identity
             for path in entries:
                 looked = self._look(path, wall, now)
                 if looked is not None:
@@ -172,9 +181,15 @@ class FilesSource:
                 watch.close()
 
 
-def _manifests(directory: Path) -> list[str]:
-    with os.scandir(directory) as entries:
-        return [entry.path for entry in entries if entry.name.endswith(SUFFIXES) and not entry.name.startswith(".")]
+def _manifests(directory: Path) -> tuple[list[str], tuple[int, int]]:
+    """The manifests' paths, sorted, and the device and inode of the directory that was listed."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        names = sorted(name for name in os.listdir(descriptor) if name.endswith(SUFFIXES) and not name.startswith("."))
+    finally:
+        os.close(descriptor)
+    return [os.path.join(directory, name) for name in names], (status.st_dev, status.st_ino)
 
 
 def _stamp(status: os.stat_result) -> Stamp:

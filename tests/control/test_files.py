@@ -106,6 +106,45 @@ def test_a_directory_that_is_gone_changes_nothing(tmp_path: Path) -> None:
     assert directory.names == ["one"]
 
 
+def test_an_empty_directory_in_the_place_of_one_with_manifests_changes_nothing(tmp_path: Path) -> None:
+    """As the mount point when the volume is gone."""
+    directory = Directory(tmp_path / "mounted")
+    directory.path.mkdir()
+    directory.write("a.yaml", namespace("one"))
+    directory.scan()
+    directory.path.rename(tmp_path / "unmounted")
+    directory.path.mkdir()
+    (directory.path / "README").write_text("nothing is mounted here")
+    for _ in range(3):
+        assert directory.scan() == (False, False)
+        assert directory.names == ["one"]
+    directory.write("b.yaml", namespace("two"))
+    directory.scan()
+    directory.scan()
+    assert directory.names == ["two"], "with manifests it counts as it is"
+    (directory.path / "b.yaml").unlink()
+    directory.scan()
+    directory.scan()
+    assert directory.names == [], "and so does taking the last one out of it"
+
+
+def test_a_volume_that_comes_back_is_read_again(tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "mounted")
+    directory.path.mkdir()
+    directory.write("a.yaml", namespace("one"))
+    directory.scan()
+    directory.path.rename(tmp_path / "unmounted")
+    directory.path.mkdir()
+    directory.scan()
+    directory.path.rmdir()
+    (tmp_path / "unmounted").rename(directory.path)
+    assert directory.scan() == (False, False)
+    (directory.path / "a.yaml").unlink()
+    directory.scan()
+    assert directory.scan() == (True, False)
+    assert directory.names == []
+
+
 def test_until_a_directory_is_there_nothing_is_complete(tmp_path: Path) -> None:
     directory = Directory(tmp_path / "later")
     directory.scan()
