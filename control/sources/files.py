@@ -2,8 +2,8 @@
 
 A file is read when it has settled: nobody has written to it for SETTLE seconds, or it has not been quiet for IMPATIENCE. Until then its
 earlier content counts, and so it does while a file is away for no longer than SETTLE, as when an editor replaces it. A whole directory
-that is gone, or cannot be listed, changes nothing: an unmounted volume is not an order to forget every policy. Nor does one that is empty and
-not the directory in which the manifests were, as the mount point under a volume: only files taken out of the same directory are gone.
+that is gone, or cannot be listed, changes nothing: an unmounted volume is not an order to forget every policy. Nor does one
+that is empty and not the directory in which the manifests were, as the mount point of a volume: only files taken out of it are gone.
 """
 
 from __future__ import annotations
