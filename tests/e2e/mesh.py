@@ -189,7 +189,9 @@ class Mesh(Playground):
     def lines(self, process: str, since: int = 0, **fields: object) -> list[Line]:
         """The log's JSON lines after `since` that have these fields; a callable is asked, anything else compared."""
         with (self.layout.logs / f"{process}.log").open("rb") as file:
-            file.seek(since)
+            # A log beyond its bound loses its older half: all of what is left is looked at then, which may be too much but not too little.
+            if since <= os.fstat(file.fileno()).st_size:
+                file.seek(since)
             text = file.read().decode(errors="replace")
         found = []
         for raw in text.splitlines():
@@ -262,12 +264,15 @@ def client(base: Path, name: str, ns: str, node: str, **more: Any) -> dict[str, 
 
 @contextlib.contextmanager
 def running(base: Path, name: str, objects: list[Object], *arguments: str) -> Iterator[Mesh]:
-    """A playground of two nodes with these objects, everything in it ready. Its logs are kept in `base` when it has gone."""
+    """A playground of two nodes with these objects, everything in it ready. Its logs are kept in `base` when it has gone.
+
+    It is called `name` and the number of this process, so that two runs of the same tests on one machine do not meet.
+    """
     directory = base / "manifests"
     directory.mkdir()
     (directory / "all.yaml").write_text(yaml.safe_dump_all(objects))
-    mesh = Mesh(name, directory)
-    mesh.down()
+    _sweep(name, directory)
+    mesh = Mesh(f"{name}{os.getpid()}", directory)
     try:
         mesh.up(*arguments)
         names = {each["metadata"]["name"] for each in objects if each["kind"] == "Pod"}
@@ -279,6 +284,14 @@ def running(base: Path, name: str, objects: list[Object], *arguments: str) -> It
         with contextlib.suppress(OSError):
             shutil.copytree(mesh.layout.logs, base / "logs")
         mesh.down()
+
+
+def _sweep(name: str, directory: Path) -> None:
+    """Take down what runs that were killed have left."""
+    for left in STATE_ROOT.glob(f"{name}[0-9]*"):
+        number = left.name.removeprefix(name)
+        if number.isdecimal() and not Path(f"/proc/{number}").exists():
+            Mesh(left.name, directory).down()
 
 
 def _command(objects: list[Object], name: str) -> list[str]:

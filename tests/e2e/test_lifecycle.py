@@ -43,13 +43,13 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         client(base, "stranger", "outside", "node-1"),
         server("vault", "strict", "node-2"),
     ]
-    with running(base, "lclife", objects, "--certificate-lifetime", str(LIFETIME)) as mesh:
+    with running(base, "life", objects, "--certificate-lifetime", str(LIFETIME)) as mesh:
         eventually("STRICT is in force", lambda: not mesh.may("stranger", mesh.v4("vault")))
         yield mesh
 
 
 @contextmanager
-def load(mesh: Mesh, pairs: Mapping[str, str], *, held: int = 2, pause: float = 0.005) -> Iterator[dict[str, dict[str, Any]]]:
+def load(mesh: Mesh, pairs: Mapping[str, str], *, held: int = 2, pause: float = 0.01) -> Iterator[dict[str, dict[str, Any]]]:
     """From each client to its server new connections all the time, and `held` that stay. Their results are in the dict afterwards."""
     results: dict[str, dict[str, Any]] = {}
     began: list[str] = []

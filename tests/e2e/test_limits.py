@@ -32,7 +32,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         server("far", "shop", "node-2"),
         client(base, "stranger", "outside", "node-1"),
     ]
-    with running(base, "lclimits", objects) as mesh:
+    with running(base, "limits", objects) as mesh:
         yield mesh
         for node in NODES:
             assert mesh.lines(f"{node}.ztunnel", message=lambda text: text is not None and "bug" in text) == []

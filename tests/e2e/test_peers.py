@@ -83,7 +83,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         pod("villain", "outside", "node-1", ["sleep", "infinity"]),
         deny,
     ]
-    with running(base, "lcpeers", objects) as mesh:
+    with running(base, "peers", objects) as mesh:
         mesh.run("friend", do="begin", key="all", host=mesh.v4("target"), workers=1, held=2, pause=0.03)
         yield mesh
         result = mesh.run("friend", do="end", key="all")

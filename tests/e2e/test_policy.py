@@ -131,7 +131,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         objects += [service_account(name, ns), client(base, name, ns, node, account=name)]
     for name, case in CASES.items():
         objects += [server(name, case.ns, case.node), *case.policies]
-    with running(base, "lcpolicy", objects) as mesh:
+    with running(base, "policy", objects) as mesh:
         eventually("every policy is with the tunnels", lambda: _have(mesh))
         yield mesh
 
