@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from agent.watch import DirectoryWatch
 from mesh.io.log import Log
+from mesh.io.watch import DirectoryWatch
 from mesh.model.enrolment import Enrolment, decide
 from mesh.model.errors import ConfigError, Refusal
 
@@ -95,7 +95,7 @@ class DirectoryPods:
                 poked.clear()
                 if watch is None:
                     try:
-                        watch = DirectoryWatch(self.path, poked.set)
+                        watch = DirectoryWatch([self.path], poked.set, must_exist=True)
                     except OSError as error:
                         log.warning("the directory of pods cannot be watched; looking from time to time", path=self.path, error=error)
                 if self.read():

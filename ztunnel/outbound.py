@@ -26,6 +26,7 @@ from mesh.model.errors import PeerError
 from mesh.model.reasons import Reason
 from mesh.model.workload import OUTBOUND_PORT, SocketAddress, Workload
 from mesh.wire.hbone import connect_headers, read_response, traceparent
+from ztunnel.arrival import admit, refuse
 from ztunnel.connections import Connection
 from ztunnel.dial import Connect, begin
 from ztunnel.pool import Key, Use, Wait
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 log = Log("tunnel")
 
-_LOOPBACK = ("127.", "::1", "::ffff:127.")  # how getsockname writes it
+_LOOPBACK = ("127.", "::ffff:127.")  # how getsockname writes it, beside ::1
 
 ATTEMPTS = 3
 """How often a stream is offered before the connection is refused: only a tunnel that took no notice of it is followed by another."""
@@ -47,40 +48,17 @@ def capture(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress | Non
     registry = deps.registry
     local = sock.getsockname()
     # The kernel redirects to loopback; who reaches this port in any other way was not captured.
-    if peer is None or not local[0].startswith(_LOOPBACK):
-        _refuse(deps, sock, Reason.NO_ORIGINAL_DESTINATION, "the connection did not come over loopback", peer, socket_address(local))
+    if peer is None or not (local[0] == "::1" or local[0].startswith(_LOOPBACK)):
+        refuse(deps, False, sock, Reason.NO_ORIGINAL_DESTINATION, "the connection did not come over loopback", peer, socket_address(local))
         return
     destination = original_destination(sock)
     if destination is None or (destination.port == OUTBOUND_PORT and destination.ip.is_loopback):
-        _refuse(deps, sock, Reason.NO_ORIGINAL_DESTINATION, "", peer, socket_address(local))
+        refuse(deps, False, sock, Reason.NO_ORIGINAL_DESTINATION, "", peer, socket_address(local))
         return
     if registry.full(pod.uid):
-        _refuse(deps, sock, Reason.TOO_MANY_CONNECTIONS, "", peer, destination)
+        refuse(deps, False, sock, Reason.TOO_MANY_CONNECTIONS, "", peer, destination)
         return
-    workload = deps.view.workload_of(pod.info)
-    if workload is None:
-        pod.spawn(_when_known(deps, pod, sock, peer, destination))
-        return
-    Outbound(deps, pod, sock, workload, peer, destination).start()
-
-
-async def _when_known(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress, destination: SocketAddress) -> None:
-    try:
-        workload = await deps.view.wait_workload(pod.info, deps.config.workload_timeout)
-    except asyncio.CancelledError:
-        reset(sock)
-        raise
-    if workload is None:
-        _refuse(deps, sock, Reason.UNKNOWN_SOURCE, f"{pod.info.namespace}/{pod.info.name}", peer, destination)
-    else:
-        Outbound(deps, pod, sock, workload, peer, destination).start()
-
-
-def _refuse(
-    deps: Deps, sock: socket.socket, reason: Reason, detail: str, peer: SocketAddress | None, destination: SocketAddress | None
-) -> None:
-    reset(sock)
-    deps.registry.refused(False, reason, detail, peer, destination)
+    admit(deps, pod, False, sock, peer, destination, lambda workload: Outbound(deps, pod, sock, workload, peer, destination).start())
 
 
 class Outbound(Connection):

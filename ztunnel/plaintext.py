@@ -6,7 +6,6 @@ denied connection is reset without a byte. The app sees the client's own address
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from mesh.model import policy
 from mesh.model.inbound import meant_service
 from mesh.model.reasons import Reason
 from mesh.model.workload import PLAINTEXT_PORT, TUNNEL_PORTS, NetworkAddress, SocketAddress, Workload
+from ztunnel.arrival import admit, refuse
 from ztunnel.connections import Connection
 from ztunnel.dial import Connect
 from ztunnel.judge import judge
@@ -33,36 +33,21 @@ def steered(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress | Non
     if local is not None and local.port == PLAINTEXT_PORT:
         destination = original_destination(sock) or local
     if peer is None or destination is None:
-        _refuse(deps, sock, Reason.NO_ORIGINAL_DESTINATION, "", peer, local)
+        refuse(deps, True, sock, Reason.NO_ORIGINAL_DESTINATION, "", peer, local)
     elif destination.port in TUNNEL_PORTS:
-        _refuse(deps, sock, Reason.SELF_CALL, f"{destination} is the tunnel's own", peer, destination)
+        refuse(deps, True, sock, Reason.SELF_CALL, f"{destination} is the tunnel's own", peer, destination)
     elif deps.registry.full(pod.uid):
-        _refuse(deps, sock, Reason.TOO_MANY_CONNECTIONS, "", peer, destination)
+        refuse(deps, True, sock, Reason.TOO_MANY_CONNECTIONS, "", peer, destination)
     else:
-        workload = deps.view.workload_of(pod.info)
-        if workload is None:
-            pod.spawn(_when_known(deps, pod, sock, peer, destination))
-        else:
-            InboundPlaintext(deps, pod, sock, workload, peer, destination).start()
-
-
-async def _when_known(deps: Deps, pod: Pod, sock: socket.socket, peer: SocketAddress, destination: SocketAddress) -> None:
-    try:
-        workload = await deps.view.wait_workload(pod.info, deps.config.workload_timeout)
-    except asyncio.CancelledError:
-        reset(sock)
-        raise
-    if workload is None:
-        _refuse(deps, sock, Reason.UNKNOWN_WORKLOAD, f"{pod.info.namespace}/{pod.info.name}", peer, destination)
-    else:
-        InboundPlaintext(deps, pod, sock, workload, peer, destination).start()
-
-
-def _refuse(
-    deps: Deps, sock: socket.socket, reason: Reason, detail: str, peer: SocketAddress | None, destination: SocketAddress | None
-) -> None:
-    reset(sock)
-    deps.registry.refused(True, reason, detail, peer, destination)
+        admit(
+            deps,
+            pod,
+            True,
+            sock,
+            peer,
+            destination,
+            lambda workload: InboundPlaintext(deps, pod, sock, workload, peer, destination).start(),
+        )
 
 
 class InboundPlaintext(Connection):

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from control.sources.inotify import Watch
 from mesh.io.log import Log
+from mesh.io.watch import DirectoryWatch
 from mesh.model.errors import Refusal
 from mesh.model.manifest import Parsed, Refused, parse_file
 from mesh.model.manifest.tree import MAX_BYTES
@@ -155,7 +155,7 @@ class FilesSource:
     async def run(self, changed: Callable[[], None]) -> None:
         wake = asyncio.Event()
         try:
-            watch: Watch | None = Watch(self._paths, wake.set)
+            watch: DirectoryWatch | None = DirectoryWatch(self._paths, wake.set)
         except OSError as error:
             watch = None
             log.warning("no inotify: files are polled", error=error.strerror)
@@ -173,7 +173,9 @@ class FilesSource:
                 if not unsettled:
                     timeout = SLOW_LOOK if watch is not None else WATCHLESS_LOOK
                     try:
-                        await asyncio.wait_for(wake.wait(), timeout)
+                        # Not wait_for: in Python 3.11 it may swallow a cancellation, and the process would not end.
+                        async with asyncio.timeout(timeout):
+                            await wake.wait()
                     except TimeoutError:
                         pass
         finally:

@@ -244,10 +244,6 @@ class Cluster:
                     self._rulesets[node] = text
 
 
-def _backend(pod: Pod, labels: Mapping[str, str]) -> Backend:
-    return Backend(pod.record.namespace, pod.record.name, labels, pod.record.addresses, pod.spec, pod.ready)
-
-
 def _load(text: str) -> str:
     done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, timeout=10, check=False)
     return done.stderr.strip().splitlines()[0] if done.returncode and done.stderr.strip() else ("exit code" if done.returncode else "")

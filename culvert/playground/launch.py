@@ -55,9 +55,6 @@ class Worker:
     async def run(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
-    async def run_in(self, netns: str, function: Callable[[], T]) -> T:
-        return await self.run(lambda: in_netns(netns, function))
-
     async def start(self, program: Program) -> subprocess.Popen[bytes]:
         """Raises OSError: the program or its directory does not exist, a namespace is gone."""
         return await self.run(lambda: in_netns(program.netns, lambda: _start(program)))
