@@ -21,7 +21,7 @@ BENCH_PACKAGES := wrk haproxy
 PIP := pip --quiet --disable-pip-version-check --no-input install
 
 PYTEST := $(BIN)/python -m pytest
-PURE := not netns and not e2e and not interop
+PURE := not netns and not e2e and not interop and not cluster
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
