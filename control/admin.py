@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
 from control.metrics import CONTENT_TYPE, Metrics
-from control.resolve import Resolved
-from control.snapshot import Snapshot
+from control.pipeline import Pipeline
+from control.resolve import Mesh
 from control.xds.server import XdsServer, short
+from control.xds.store import Store
 from mesh.io.http import Request, Response, Routes, json_response, text
 from mesh.model.codec.proto import authorization_to, service_to, workload_to
 from mesh.model.policy import Authorization
 from mesh.model.workload import Service, Workload
 
-Current = Callable[[], Resolved | None]
 
-
-def routes(xds: XdsServer, current: Current, metrics: Metrics) -> Routes:
-    """`current` is what was last resolved, None before the sources are read."""
-
+def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics) -> Routes:
     def ready(_: Request) -> Response:
-        return text("ready\n") if xds.snapshot.number else text("not ready: the manifests have not been read yet\n", 503)
+        waiting = [source.name for source in pipeline.sources if not source.state.synced]
+        if pipeline.ready:
+            return text("ready\n" + "".join(f"{line}\n" for line in stale(pipeline, time.time())))
+        return text(f"not ready: {', '.join(waiting) or 'what was read'} has not been taken in yet\n", 503)
 
     def metrics_page(_: Request) -> Response:
         return Response(200, metrics.exposition(), CONTENT_TYPE)
 
     def snapshot(_: Request) -> Response:
-        return json_response(snapshot_view(xds.snapshot, current()))
+        return json_response(snapshot_view(pipeline.mesh, pipeline.tunnels))
 
     def sync(_: Request) -> Response:
-        return json_response({"snapshot": xds.snapshot.number, "clients": xds.debug()})
+        return json_response({"snapshot": pipeline.tunnels.number, "clients": xds.debug(), "sources": sources_view(pipeline, time.time())})
 
     def refusals(_: Request) -> Response:
-        return json_response(refusals_view(current()))
+        return json_response(refusals_view(pipeline.mesh))
 
     return {
         ("GET", "/ready"): ready,
@@ -46,18 +47,37 @@ def routes(xds: XdsServer, current: Current, metrics: Metrics) -> Routes:
     }
 
 
-def snapshot_view(snapshot: Snapshot, resolved: Resolved | None) -> dict[str, Any]:
-    resources = {
-        short(type_url): {name: {"version": entry.version, **_as_json(entry.value)} for name, entry in sorted(entries.items())}
-        for type_url, entries in snapshot.entries.items()
-    }
-    status = [
-        {"object": entry.subject, "where": entry.where, "notes": list(entry.notes)} for entry in (resolved.status if resolved else ())
+def stale(pipeline: Pipeline, now: float) -> list[str]:
+    """What is not known to be current, a line each."""
+    return [
+        f"{source.name}: what is served may be {now - source.state.stale_since:.0f} s old: {source.state.error}"
+        for source in pipeline.sources
+        if source.state.stale_since is not None
     ]
-    return {"number": snapshot.number, "resources": resources, "status": status}
 
 
-def refusals_view(resolved: Resolved | None) -> list[dict[str, str]]:
+def sources_view(pipeline: Pipeline, now: float) -> dict[str, Any]:
+    return {
+        source.name: {
+            "synced": source.state.synced,
+            "stale_seconds": None if source.state.stale_since is None else round(now - source.state.stale_since, 3),
+            "error": source.state.error or None,
+        }
+        for source in pipeline.sources
+    }
+
+
+def snapshot_view(mesh: Mesh, tunnels: Store) -> dict[str, Any]:
+    values: dict[str, Workload | Service | Authorization] = {**mesh.workloads, **mesh.services, **mesh.policies}
+    resources = {
+        short(type_url): {name: {"version": entry.version, **_as_json(values[name])} for name, entry in sorted(store.entries.items())}
+        for type_url, store in tunnels.types.items()
+    }
+    status = [{"object": entry.subject, "where": entry.where, "notes": list(entry.notes)} for _, entry in sorted(mesh.statuses.items())]
+    return {"number": tunnels.number, "resources": resources, "status": status}
+
+
+def refusals_view(mesh: Mesh) -> list[dict[str, str]]:
     """One entry per refused value; `consequence` is of the whole object, "" where nothing but its absence follows."""
     return [
         {
@@ -68,7 +88,7 @@ def refusals_view(resolved: Resolved | None) -> list[dict[str, str]]:
             "accepted": refusal.accepted,
             "consequence": consequence,
         }
-        for entry, consequence in (resolved.refused if resolved else ())
+        for entry, consequence in mesh.refused()
         for refusal in entry.refusals
     ]
 

@@ -1,15 +1,9 @@
-"""The control plane put together: sources → catalog → resolved → snapshot → clients.
-
-A change of any source marks the whole as stale; one task then reads all sources, resolves and publishes, and looks again if something
-changed meanwhile. The work is pure and done on a thread, so that xDS and the CA answer during it.
-"""
+"""The control plane put together: sources and the pipeline behind them, xDS and the CA on one gRPC server, and what is said over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import time
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -18,20 +12,18 @@ import grpc.aio
 
 from control.admin import routes
 from control.authority import SERVING_LIFE, load_or_create
-from control.catalog import Catalog
 from control.certificates import CertificateService
 from control.config import Config
 from control.metrics import Metrics
-from control.resolve import MeshSettings, Resolved, resolve
-from control.snapshot import Snapshot, build
-from control.sources import Source
+from control.pipeline import Pipeline
+from control.resolve import Mesh, MeshSettings
+from control.sources import Feed
 from control.sources.files import FilesSource
 from control.tokens import NodeTokens
-from control.xds.server import XdsServer
+from control.xds.server import Hello, View, XdsServer
+from control.xds.tunnels import TUNNEL_RULES
 from mesh.io.http import HttpServer
 from mesh.io.log import Log
-from mesh.model.identity import Identity
-from mesh.model.manifest import Refused, combine
 
 MAX_REQUEST = 32 << 20  # a client names every resource that it holds
 DRAIN = 2.0
@@ -42,25 +34,23 @@ log = Log("control")
 class ControlPlane:
     """One control plane. `start` listens; `run` goes on until `stop`."""
 
-    def __init__(self, config: Config, sources: Sequence[Source] | None = None) -> None:
+    def __init__(self, config: Config, sources: Sequence[Feed] | None = None) -> None:
         self.config = config
         self.metrics = Metrics()
         self.authority = load_or_create(config.ca_dir, config.trust_domain)
-        self.resolved: Resolved | None = None
         self.ports: dict[str, int] = {}
         tokens = NodeTokens(config.node_tokens)
-        self.xds = XdsServer(tokens, self.metrics)
-        self.certificates = CertificateService(self.authority, tokens, self._runs_on, config.cert_ttl, self.metrics)
-        self.http = HttpServer(routes(self.xds, lambda: self.resolved, self.metrics))
-        self._settings = MeshSettings(config.root_namespace, config.trust_domain, config.cluster, config.cluster_domain)
-        self._sources: Sequence[Source] = sources if sources is not None else (FilesSource(config.manifests),)
-        self._catalog = Catalog()
-        self._stale = asyncio.Event()
+        settings = MeshSettings(config.root_namespace, config.trust_domain, config.cluster, config.cluster_domain)
+        self.mesh = Mesh(settings)
+        self.xds = XdsServer(tokens, self._view, self.metrics)
+        feeds: Sequence[Feed] = sources if sources is not None else (FilesSource(config.manifests),)
+        self.pipeline = Pipeline(self.mesh, feeds, self.xds, self.metrics)
+        self.certificates = CertificateService(self.authority, tokens, self.mesh.runs_on, config.cert_ttl, self.metrics)
+        self.http = HttpServer(routes(self.xds, self.pipeline, self.metrics))
         self._stopping = asyncio.Event()
         self._grpc: grpc.aio.Server | None = None
         self._serving = (b"", b"")
         self._renew_at = datetime.min.replace(tzinfo=UTC)
-        self._known_refusals: frozenset[str] = frozenset()
         self.metrics.root_expiry.set(self.authority.not_after.timestamp())
 
     async def start(self) -> None:
@@ -90,11 +80,9 @@ class ControlPlane:
     async def run(self) -> None:
         """Until `stop` is called or a source fails for good."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(source.run(self._stale.set)) for source in self._sources]
-            tasks.append(group.create_task(self._keep_resolving()))
+            task = group.create_task(self.pipeline.run())
             await self._stopping.wait()
-            for task in tasks:
-                task.cancel()
+            task.cancel()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -104,8 +92,8 @@ class ControlPlane:
             await self._grpc.stop(DRAIN)
         await self.http.close()
 
-    def _runs_on(self, node: str, identity: Identity) -> bool:
-        return self.resolved is not None and identity in self.resolved.identities.get(node, ())
+    async def _view(self, hello: Hello) -> View:
+        return View(self.pipeline.tunnels, TUNNEL_RULES, "tunnel")
 
     def _certificate(self) -> grpc.ServerCertificateConfiguration:
         """What our own port shows; made anew at half of its life. gRPC asks at every handshake, from a thread of its own."""
@@ -114,51 +102,6 @@ class ControlPlane:
             self._serving = self.authority.serving(self.config.server_names)
             self._renew_at = now + SERVING_LIFE / 2
         return grpc.ssl_server_certificate_configuration([self._serving])
-
-    async def _keep_resolving(self) -> None:
-        while True:
-            await self._stale.wait()
-            self._stale.clear()
-            if not all(source.synced for source in self._sources):
-                continue
-            begun = time.monotonic()
-            catalog, resolved, snapshot = await asyncio.to_thread(self._resolve, self._catalog, self.xds.snapshot)
-            self._catalog, self.resolved = catalog, resolved
-            self._report(resolved, snapshot)
-            if snapshot is not self.xds.snapshot:
-                self.xds.publish(snapshot)
-                log.info(
-                    "snapshot",
-                    number=snapshot.number,
-                    workloads=len(resolved.workloads),
-                    services=len(resolved.services),
-                    policies=len(resolved.policies),
-                )
-            self.metrics.resolve_seconds.observe(time.monotonic() - begun)
-
-    def _resolve(self, catalog: Catalog, previous: Snapshot) -> tuple[Catalog, Resolved, Snapshot]:
-        catalog = catalog.update(combine(source.parsed() for source in self._sources))
-        resolved = resolve(catalog, self._settings)
-        return catalog, resolved, build(resolved, previous)
-
-    def _report(self, resolved: Resolved, snapshot: Snapshot) -> None:
-        metrics = self.metrics
-        metrics.workloads.set(len(resolved.workloads))
-        metrics.services.set(len(resolved.services))
-        metrics.policies.set(len(resolved.policies))
-        metrics.unenforceable.set(sum(not policy.enforceable for policy in resolved.policies))
-        metrics.snapshot.set(snapshot.number)
-        metrics.refused_objects.clear()
-        for kind, count in Counter(entry.kind or "unreadable" for entry, _ in resolved.refused).items():
-            metrics.refused_objects.labels(kind).set(count)
-        lines = {line: (entry, consequence) for entry, consequence in resolved.refused for line in _lines(entry, consequence)}
-        for line in sorted(lines.keys() - self._known_refusals):
-            log.error(line)
-        self._known_refusals = frozenset(lines)
-
-
-def _lines(entry: Refused, consequence: str) -> list[str]:
-    return [f"{refusal}" + (f"; {consequence}" if consequence else "") for refusal in entry.refusals]
 
 
 async def serve(config: Config) -> None:

@@ -1,46 +1,170 @@
-"""What is in force: the objects that were accepted, and for what was refused, which earlier version stays.
+"""What is in force: the objects that were accepted, and for what was refused, which earlier version stays. Kept change by change.
 
 Kubernetes refuses a bad update at the door and the object stays as it was; files have no door, so this keeps the last accepted
-version of whatever a file now says wrongly. It lives in memory only: after a restart nothing is known of earlier versions, and a
-refused policy then denies what it would cover.
+version of whatever an origin now says wrongly. Where nothing was ever accepted, nothing is in force, and a refused policy denies what it
+would cover.
+
+Objects of one name from several origins refuse each other, all of them, since none can be told to be the one that is meant; one that was
+refused for itself counts as well.
+
+`put` and `remove` take note of what a source says; `update` decides what that means. What is put between two updates counts as said at
+once, so that of two copies that are read one after the other neither was in force before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
-from mesh.model.manifest import Key, Object, Parsed, Refused
+from mesh.model.errors import Refusal
+from mesh.model.manifest import Key, Object, Parsed, Refused, refused_object
+
+T = TypeVar("T", Object, Refused)
 
 KEPT = "the last accepted version stays in force"
 KEPT_FILE = "what this file held before stays in force"
 
 
+class Origin(NamedTuple):
+    """One place of one source that is read as a whole."""
+
+    source: str
+    name: str
+
+
+Subject = Key | Origin
+"""What was refused: an object, or, where none can be told, the origin that it was in."""
+
+
 @dataclass(frozen=True, slots=True)
+class Rejection:
+    """What is refused now of one subject. `kept` says what stays in force instead, "" where nothing does."""
+
+    refused: tuple[Refused, ...]
+    kept: str = ""
+
+
 class Catalog:
-    """`objects` are in force. `refused` are with the sentence that says what stays in force instead, or "" where nothing does."""
+    """`objects` are in force and `rejections` are refused as of the last `update`."""
 
-    objects: Mapping[Key, Object] = field(default_factory=lambda: MappingProxyType({}))
-    refused: tuple[tuple[Refused, str], ...] = ()
+    def __init__(self) -> None:
+        self.objects: dict[Key, Object] = {}
+        self.rejections: dict[Subject, Rejection] = {}
+        self.rejected = 0
+        """How often anything of `rejections` changed."""
+        self._origins: dict[Origin, Parsed] = {}
+        self._copies: dict[Key, dict[Origin, list[Object]]] = {}
+        self._broken: dict[Key, dict[Origin, list[Refused]]] = {}
+        self._held: dict[Origin, frozenset[Key]] = {}  # what an origin that cannot be read held before
+        self._holders: dict[Key, set[Origin]] = {}
+        self._touched: set[Subject] = set()
 
-    def update(self, parsed: Parsed) -> Catalog:
-        """The catalog after all sources were read anew."""
-        objects = {entry.key: entry for entry in parsed.objects}
-        refused: list[tuple[Refused, str]] = []
-        files_kept: dict[str, list[Object]] = {}
-        for entry in parsed.refused:
-            key = entry.key
-            if key is None:
-                if entry.file not in files_kept:
-                    files_kept[entry.file] = [old for old in self.objects.values() if old.file == entry.file]
-                kept = files_kept[entry.file]
-                for old in kept:
-                    objects.setdefault(old.key, old)
-                refused.append((entry, KEPT_FILE if kept else ""))
-                continue
-            old_version = self.objects.get(key)
-            if old_version is not None:
-                objects.setdefault(key, old_version)
-            refused.append((entry, KEPT if old_version is not None else ""))
-        return Catalog(MappingProxyType(objects), tuple(refused))
+    def put(self, origin: Origin, parsed: Parsed) -> bool:
+        """`origin` holds `parsed` now and nothing else. Whether that is anything new."""
+        before = self._origins.get(origin, Parsed())
+        if parsed == before and [entry.where for entry in parsed.objects] == [entry.where for entry in before.objects]:
+            return False
+        touched = {entry.key for entry in (*before.objects, *parsed.objects)}
+        touched |= {entry.key for entry in (*before.refused, *parsed.refused) if entry.key is not None}
+        unreadable = tuple(entry for entry in parsed.refused if entry.key is None)
+        touched |= self._hold(origin, before, unreadable)
+        _place(self._copies, origin, before.objects, parsed.objects)
+        _place(self._broken, origin, before.refused, parsed.refused)
+        if parsed.objects or parsed.refused:
+            self._origins[origin] = parsed
+        else:
+            self._origins.pop(origin, None)
+        self._touched |= touched
+        self._touched.add(origin)
+        return True
+
+    def remove(self, origin: Origin) -> bool:
+        return self.put(origin, Parsed())
+
+    def update(self) -> set[Subject]:
+        """Decide anew on everything that was touched. What is different now of `objects` and of `rejections`."""
+        touched, self._touched = self._touched, set()
+        return {subject for subject in touched if (self._decide(subject) if isinstance(subject, Key) else self._unread(subject))}
+
+    def origins(self, source: str) -> Iterable[str]:
+        """The origins of one source that hold anything."""
+        return [origin.name for origin in self._origins if origin.source == source]
+
+    def _hold(self, origin: Origin, before: Parsed, unreadable: tuple[Refused, ...]) -> set[Key]:
+        """Note what an origin held as long as it cannot be read. The keys that are concerned."""
+        had = self._held.get(origin, frozenset())
+        if unreadable:
+            held = had | {entry.key for entry in before.objects if entry.key in self.objects}
+        else:
+            held = frozenset()
+        if held == had:
+            return set()
+        for key in had - held:
+            self._holders[key].discard(origin)
+            if not self._holders[key]:
+                del self._holders[key]
+        for key in held - had:
+            self._holders.setdefault(key, set()).add(origin)
+        if held:
+            self._held[origin] = held
+        else:
+            del self._held[origin]
+        return set(had | held)
+
+    def _decide(self, key: Key) -> bool:
+        """Bring one key up to date; whether anything of it changed."""
+        copies = [copy for found in self._copies.get(key, {}).values() for copy in found]
+        broken = [entry for found in self._broken.get(key, {}).values() for entry in found]
+        before = self.objects.get(key)
+        if len(copies) == 1 and not broken:
+            now: Object | None = copies[0]
+            refused: list[Refused] = []
+        else:
+            now = before if copies or broken or key in self._holders else None
+            refused = [*broken, *_rivals(key, copies, broken)]
+        if now is None:
+            self.objects.pop(key, None)
+        else:
+            self.objects[key] = now
+        changed = now != before or (now is not None and before is not None and now.where != before.where)
+        return self._reject(key, tuple(refused), KEPT if now is not None else "") or changed
+
+    def _unread(self, origin: Origin) -> bool:
+        """As `_decide`, of what an origin holds that cannot be told to be any object."""
+        unreadable = tuple(entry for entry in self._origins.get(origin, Parsed()).refused if entry.key is None)
+        return self._reject(origin, unreadable, KEPT_FILE if origin in self._held else "")
+
+    def _reject(self, subject: Subject, refused: tuple[Refused, ...], kept: str) -> bool:
+        before = self.rejections.get(subject)
+        now = Rejection(refused, kept) if refused else None
+        if now is None:
+            self.rejections.pop(subject, None)
+        else:
+            self.rejections[subject] = now
+        self.rejected += now != before
+        return now != before
+
+
+def _rivals(key: Key, copies: list[Object], broken: list[Refused]) -> list[Refused]:
+    """The refusals of several objects of one name."""
+    found = []
+    bad = [entry.refusals[0].where for entry in broken[-1:]]
+    for copy in copies:
+        others = ", ".join([other.where for other in copies if other is not copy] + bad)
+        refusal = Refusal(copy.where, str(key), "metadata.name", f"{key.name}, as in {others}", f"one object called {key}")
+        found.append(refused_object(copy, refusal))
+    return found
+
+
+def _place(index: dict[Key, dict[Origin, list[T]]], origin: Origin, before: Iterable[T], now: Iterable[T]) -> None:
+    """Replace in an index by key what an origin had by what it has."""
+    for entry in before:
+        found = index.get(entry.key) if entry.key is not None else None
+        if entry.key is not None and found is not None:
+            found.pop(origin, None)
+            if not found:
+                del index[entry.key]
+    for entry in now:
+        if entry.key is not None:
+            index.setdefault(entry.key, {}).setdefault(origin, []).append(entry)

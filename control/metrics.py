@@ -8,6 +8,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+# Istio's words for types, in its metrics.
+SHORT = {"Cluster": "cds", "ClusterLoadAssignment": "eds", "Listener": "lds", "RouteConfiguration": "rds", "Secret": "sds"}
+REJECTS = {name: word for name, word in SHORT.items() if word != "sds"}
+CONFIG_SIZES = (1, 10_000, 1_000_000, 4_000_000, 10_000_000, 40_000_000)
+TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 3, 5, 10, 20, 30)
+
 
 def build_tag() -> str:
     try:
@@ -26,7 +32,28 @@ class Metrics:
         build.labels("pilot", build_tag()).set(1)
         self.clients = Gauge("pilot_xds", "Connected xDS clients", registry=self.registry)
         self.pushes = Counter("pilot_xds_pushes", "Responses sent, by type", ["type"], registry=self.registry)
+        self.push_time = Histogram(
+            "pilot_xds_push_time", "Seconds from composing a response to having sent it", ["type"], registry=self.registry
+        )
+        self.push_size = Histogram(
+            "pilot_xds_config_size_bytes", "Sizes of responses", ["type"], buckets=CONFIG_SIZES, registry=self.registry
+        )
+        self.convergence = Histogram(
+            "pilot_proxy_convergence_time",
+            "Seconds from having sent a response to its acknowledgement",
+            buckets=TIMES,
+            registry=self.registry,
+        )
         self.rejects = Counter("pilot_total_xds_rejects", "Responses that a client rejected, by type", ["type"], registry=self.registry)
+        self.rejects_of = {
+            name: Counter(f"pilot_xds_{word}_reject", f"Rejected {name} responses", registry=self.registry)
+            for name, word in REJECTS.items()
+        }
+        self.internal_errors = Counter(
+            "pilot_total_xds_internal_errors", "Resources that could not be made: our bugs", registry=self.registry
+        )
+        self.triggers = Counter("pilot_push_triggers", "Changes that led to a push, by source", ["type"], registry=self.registry)
+        self.debounce = Histogram("pilot_debounce_time", "Seconds from a change to its resolution", buckets=TIMES, registry=self.registry)
         self.refused_clients = Counter("pilot_xds_auth_failures", "xDS streams refused for want of a token", registry=self.registry)
         self.refused_objects = Gauge("culvert_refused_objects", "Objects of the sources refused now", ["kind"], registry=self.registry)
         self.unenforceable = Gauge("culvert_unenforceable_policies", "Policies that deny what they cover", registry=self.registry)
@@ -39,6 +66,19 @@ class Metrics:
         self.csr_failed = Counter("citadel_server_csr_failures", "Refused certificate requests, by kind", ["kind"], registry=self.registry)
         self.issued = Counter("citadel_server_success_cert_issuance_count", "Certificates issued", registry=self.registry)
         self.root_expiry = Gauge("citadel_server_root_cert_expiry_timestamp", "When the root expires, Unix seconds", registry=self.registry)
+
+    def push(self, type_url: str, size: int, seconds: float) -> None:
+        """A response of `size` bytes was sent."""
+        name = type_url.rpartition(".")[2]
+        self.pushes.labels(SHORT.get(name, name)).inc()
+        self.push_size.labels(SHORT.get(name, name)).observe(size)
+        self.push_time.labels(SHORT.get(name, name)).observe(seconds)
+
+    def reject(self, type_url: str) -> None:
+        name = type_url.rpartition(".")[2]
+        self.rejects.labels(SHORT.get(name, name)).inc()
+        if name in self.rejects_of:
+            self.rejects_of[name].inc()
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)

@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Sequence
 from pathlib import Path
 
+from control.auth import Caller, Metadata
 from mesh.io.log import Log
 
 log = Log("tokens")
@@ -14,10 +15,14 @@ MINIMUM = 16  # characters; a shorter token is a mistake, and would be guessed
 
 
 class NodeTokens:
-    """The tokens in a directory."""
+    """The tokens in a directory. Who has one is the node, and speaks for every pod on it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    async def authenticate(self, metadata: Metadata) -> Caller | None:
+        node = self.node_of(metadata)
+        return Caller(node=node, impersonates=True) if node is not None else None
 
     def node_of(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
         """The node that the call's `authorization: Bearer ...` belongs to, or None. Compares against every token in constant time each."""

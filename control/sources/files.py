@@ -13,10 +13,11 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from control.sources import Sink, SourceState
 from mesh.io.log import Log
 from mesh.io.watch import DirectoryWatch
 from mesh.model.errors import Refusal
@@ -52,16 +53,22 @@ class Directories:
         self._files: dict[str, Known] = {}
         self._unreadable: set[Path] = set()
         self._held: dict[Path, tuple[int, int]] = {}  # (device, inode) of the directory in which manifests were last seen
+        self._changes: dict[str, Parsed] = {}
         self.complete = False
         """Every directory was listed at least once, and every file in them was read."""
 
-    def parsed(self) -> Parsed:
-        files = [self._files[path].parsed for path in sorted(self._files)]
-        return Parsed(tuple(entry for file in files for entry in file.objects), tuple(entry for file in files for entry in file.refused))
+    def take(self) -> dict[str, Parsed]:
+        """What changed since this was last asked, by path; a file that is gone holds nothing."""
+        changes, self._changes = self._changes, {}
+        return changes
 
-    def scan(self, wall: float, now: float) -> tuple[bool, bool]:
-        """(something changed, something is not settled: look again soon)."""
-        changed = unsettled = False
+    @property
+    def unreadable(self) -> list[str]:
+        return sorted(str(path) for path in self._unreadable)
+
+    def scan(self, wall: float, now: float) -> bool:
+        """Look once. Whether something is not settled: then look again soon."""
+        unsettled = False
         seen: set[str] = set()
         listed = True
         for directory in self._directories:
@@ -85,8 +92,7 @@ class Directories:
                 looked = self._look(path, wall, now)
                 if looked is not None:
                     seen.add(path)
-                    changed |= looked[0]
-                    unsettled |= looked[1]
+                    unsettled |= looked
         for path in self._files.keys() - seen:
             known = self._files[path]
             if known.gone is None:
@@ -95,12 +101,12 @@ class Directories:
                 unsettled = True
             else:
                 del self._files[path]
-                changed = True
+                self._changes[path] = Parsed()
         self.complete = self.complete or (listed and not unsettled)
-        return changed, unsettled
+        return unsettled
 
-    def _look(self, path: str, wall: float, now: float) -> tuple[bool, bool] | None:
-        """As `scan`, of one file; None where there is none (a link to nothing, or removed since it was listed)."""
+    def _look(self, path: str, wall: float, now: float) -> bool | None:
+        """Whether a file is not settled; None where there is none (a link to nothing, or removed since it was listed)."""
         known = self._files.get(path) or Known()
         try:
             status = os.stat(path)
@@ -108,17 +114,17 @@ class Directories:
             return None
         except OSError as error:
             known.gone = None
-            return self._take(path, known, None, _unreadable(path, error)), False
+            return self._take(path, known, None, _unreadable(path, error))
         known.gone = None
         if stat.S_ISDIR(status.st_mode):
             return None
         if not stat.S_ISREG(status.st_mode):
             # Opening a pipe would wait for its writer.
-            return self._take(path, known, None, _refused(path, "no regular file", "a regular file")), False
+            return self._take(path, known, None, _refused(path, "no regular file", "a regular file"))
         stamp = _stamp(status)
         if stamp == known.stamp:
             known.restless = None
-            return False, False
+            return False
         if known.restless is None:
             known.restless = now
         if abs(wall - status.st_mtime) < SETTLE and now - known.restless < IMPATIENCE:
@@ -126,33 +132,31 @@ class Directories:
                 self._files[path] = known
             else:
                 self._files.setdefault(path, known)
-            return False, True
+            return True
         parsed, read_stamp = _read(path)
         if read_stamp is not None and read_stamp != stamp and now - known.restless < IMPATIENCE:
-            return False, True  # it was written to while we read
+            return True  # it was written to while we read
         known.restless = None
-        return self._take(path, known, read_stamp, parsed), False
+        return self._take(path, known, read_stamp, parsed)
 
     def _take(self, path: str, known: Known, stamp: Stamp | None, parsed: Parsed) -> bool:
-        changed = known.parsed != parsed
+        if known.parsed != parsed or [entry.where for entry in known.parsed.objects] != [entry.where for entry in parsed.objects]:
+            self._changes[path] = parsed
         known.stamp, known.parsed = stamp, parsed
         self._files[path] = known
-        return changed
+        return False
 
 
 class FilesSource:
-    """`Directories` kept up to date: by inotify, and by looking from time to time."""
+    """`Directories` kept up to date: by inotify, and by looking from time to time. An origin is a file's path."""
 
     def __init__(self, directories: Iterable[Path]) -> None:
         self.name = "files"
-        self.synced = False
+        self.state = SourceState()
         self._directories = Directories(directories)
         self._paths = tuple(directories)
 
-    def parsed(self) -> Parsed:
-        return self._directories.parsed()
-
-    async def run(self, changed: Callable[[], None]) -> None:
+    async def run(self, sink: Sink) -> None:
         wake = asyncio.Event()
         try:
             watch: DirectoryWatch | None = DirectoryWatch(self._paths, wake.set)
@@ -164,10 +168,8 @@ class FilesSource:
                 wake.clear()
                 if watch is not None:
                     watch.renew()
-                took, unsettled = await asyncio.to_thread(self._directories.scan, time.time(), time.monotonic())
-                if took or (self._directories.complete and not self.synced):
-                    self.synced = self._directories.complete
-                    changed()
+                unsettled = await asyncio.to_thread(self._directories.scan, time.time(), time.monotonic())
+                self._hand_over(sink)
                 # Many events of one burst become one look.
                 await asyncio.sleep(LOOK)
                 if not unsettled:
@@ -181,6 +183,17 @@ class FilesSource:
         finally:
             if watch is not None:
                 watch.close()
+
+    def _hand_over(self, sink: Sink) -> None:
+        for path, parsed in self._directories.take().items():
+            sink.put(path, parsed)
+        lost = self._directories.unreadable
+        since = None if not lost else self.state.stale_since or time.time()
+        error = f"cannot be listed, what they held stays in force: {', '.join(lost)}" if lost else ""
+        state = SourceState(self._directories.complete, since, error)
+        if state != self.state:
+            self.state = state
+            sink.changed()
 
 
 def _manifests(directory: Path) -> tuple[list[str], tuple[int, int]]:

@@ -1,1 +1,3 @@
-"""Delta xDS as a server: `delta` is one stream's state without I/O, `server` carries it over gRPC."""
+"""xDS as a server: `store` is what there is, `stream` is one client's state without I/O, `server` carries it over gRPC; `tunnels` says what
+node tunnels are served.
+"""

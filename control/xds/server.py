@@ -1,163 +1,205 @@
-"""Delta xDS over gRPC: one `DeltaStream` per client, all fed by the newest snapshot.
+"""Aggregated discovery over gRPC, both variants: one `Stream` per client, over the store that it is served from.
 
-Two tasks per stream: one reads requests, one writes what is due. The writer waits for gRPC's flow control and for the client's answer, so
-that a slow client holds one response and no more; one that does not answer for UNANSWERED seconds is cut off and may come again.
+Two tasks per client: one reads requests, one writes what is due. The writer waits for gRPC's flow control and for the client's answer, so
+that a slow client holds one response per type and no more; one that does not answer for UNANSWERED seconds is cut off and may come again.
+Large responses wait for their turn (`Budget`), so that many clients that come at once do not need memory for all of them at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
 from envoy.service.discovery.v3 import discovery_pb2
 
+from control.auth import Authenticator, Caller
 from control.metrics import Metrics
-from control.snapshot import TYPES, Snapshot
-from control.tokens import NodeTokens
-from control.xds.delta import DeltaStream, Refusal, Request, Response
+from control.xds.budget import Budget
+from control.xds.messages import Refusal, Request, Response, Rules
+from control.xds.store import Change, Store
+from control.xds.stream import Stream
 from mesh.io.log import Log
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 UNANSWERED = 60.0
 MAX_STREAMS = 1024
+SENDING = 24 << 20  # bytes of responses on their way at a time
+SMALL = 64 << 10  # bytes; a response up to this size waits for nobody
 
 log = Log("xds")
 
 
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a stream's first request says. `caller` is proved, the rest is what the client says of itself."""
+
+    caller: Caller
+    id: str
+    metadata: Mapping[str, Any]
+    user_agent: str
+    type_url: str
+    delta: bool
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a client is served from. `want` is told the names that it asks for; `close` that it is gone."""
+
+    store: Store
+    rules: Rules
+    kind: str
+    want: Callable[[str, Iterable[str]], None] = lambda type_url, names: None
+    close: Callable[[], None] = lambda: None
+
+
+Opens = Callable[[Hello], Awaitable[View]]
+"""Finds the view for a client, or raises Refusal."""
+
+
 @dataclass(slots=True)
 class Client:
-    """One connected client, as /debug/sync shows it. `node` is proved by its token; `id` is what it says of itself."""
+    """One connected client, as /debug/sync shows it. `caller` is proved by its token; `id` is what it says of itself."""
 
     number: int
-    node: str
+    caller: Caller
     peer: str
-    stream: DeltaStream
-    wake: asyncio.Event
     since: float
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
     id: str = ""
+    view: View | None = None
+    stream: Stream | None = None
+    broken: Refusal | None = None
+    sent: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By type, the size of what was sent last and when."""
 
 
 class XdsServer:
-    """The aggregated discovery service. `publish` gives every client the difference to a new snapshot."""
+    """The aggregated discovery service. `publish` lets every client know of changes to a store."""
 
-    def __init__(self, tokens: NodeTokens, metrics: Metrics) -> None:
-        self.snapshot = Snapshot()
+    def __init__(self, authenticator: Authenticator, opens: Opens, metrics: Metrics) -> None:
         self.clients: dict[int, Client] = {}
-        self._tokens = tokens
+        self._authenticator = authenticator
+        self._opens = opens
         self._metrics = metrics
         self._numbers = itertools.count(1)
+        self._budget = Budget(SENDING)
 
-    def publish(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+    def publish(self, store: Store, changes: Mapping[str, Sequence[Change]]) -> None:
+        """`store` has changed like this; {} for what was only prepared."""
         for client in self.clients.values():
+            if client.stream is None or client.view is None or client.view.store is not store:
+                continue
+            try:
+                client.stream.note(changes)
+            except Refusal as refusal:
+                client.broken = refusal
             client.wake.set()
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        method = grpc.stream_stream_rpc_method_handler(
-            self._stream,
+        delta = grpc.stream_stream_rpc_method_handler(
+            self._delta,
             request_deserializer=discovery_pb2.DeltaDiscoveryRequest.FromString,
-            response_serializer=discovery_pb2.DeltaDiscoveryResponse.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": method})
+        whole = grpc.stream_stream_rpc_method_handler(
+            self._whole,
+            request_deserializer=discovery_pb2.DiscoveryRequest.FromString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": delta, "StreamAggregatedResources": whole})
 
-    def debug(self) -> list[dict[str, Any]]:
-        """What each client has and has said, for /debug/sync."""
-        now = asyncio.get_running_loop().time()
-        return [
-            {
-                "node": client.node,
-                "id": client.id,
-                "peer": client.peer,
-                "connected_seconds": round(now - client.since, 3),
-                "types": {
-                    type_url: {
-                        "wildcard": state.wildcard,
-                        "keys": len(state.keys),
-                        "resources": len(state.held),
-                        "sent_snapshot": state.snapshot,
-                        "acked_snapshot": state.acked,
-                        "synced": state.acked == self.snapshot.number and not state.outstanding and not state.leaving,
-                        "waiting_seconds": round(now - state.since, 3) if state.outstanding else None,
-                        "nacks": state.nacks,
-                        "error": state.error or None,
-                    }
-                    for type_url, state in client.stream.states.items()
-                },
-            }
-            for client in self.clients.values()
-        ]
+    async def _delta(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await self._serve(requests, context, delta=True)
 
-    async def _stream(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        node = self._tokens.node_of(context.invocation_metadata())  # type: ignore[arg-type]
-        if node is None:
-            log.warning("an xDS stream was refused: no token, or none of a node", peer=context.peer())
+    async def _whole(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await self._serve(requests, context, delta=False)
+
+    async def _serve(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any], *, delta: bool) -> None:
+        caller = await self._authenticator.authenticate(context.invocation_metadata())  # type: ignore[arg-type]
+        if caller is None:
+            log.warning("an xDS stream was refused: no token, or one that proves nothing", peer=context.peer())
             self._metrics.refused_clients.inc()
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a node's bearer token is required")
-        assert node is not None
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is required")
+        assert caller is not None
         if len(self.clients) >= MAX_STREAMS:
+            self._metrics.refused_clients.inc()
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_STREAMS} streams")
         loop = asyncio.get_running_loop()
-        number = next(self._numbers)
-        client = Client(number, node, context.peer(), DeltaStream(TYPES, number, loop.time()), asyncio.Event(), loop.time())
-        self.clients[number] = client
+        client = Client(next(self._numbers), caller, context.peer(), loop.time())
+        self.clients[client.number] = client
         self._metrics.clients.set(len(self.clients))
-        log.info("connected", node=node, peer=client.peer)
-        reader = loop.create_task(self._read(client, requests))
-        writer = loop.create_task(self._write(client, context))
+        log.info("connected", caller=str(caller), peer=client.peer)
+        reader = loop.create_task(self._read(client, requests, delta=delta))
+        writer = loop.create_task(self._write(client, context, delta=delta))
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
             ended = reader if reader.done() else writer
             ended.result()
         except Refusal as refusal:
-            log.warning("a client broke the protocol", node=node, error=str(refusal))
+            log.warning("a client broke the protocol", caller=str(caller), error=str(refusal))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(refusal))
         except TimeoutError:
-            log.warning("a client does not answer", node=node, seconds=UNANSWERED)
+            log.warning("a client does not answer", caller=str(caller), seconds=UNANSWERED)
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer to a response for {UNANSWERED:.0f} s")
         finally:
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
-            self.clients.pop(number, None)
+            self.clients.pop(client.number, None)
+            if client.view is not None:
+                client.view.close()
             self._metrics.clients.set(len(self.clients))
-            log.info("disconnected", node=node, peer=client.peer)
+            log.info("disconnected", caller=str(caller), peer=client.peer)
 
-    async def _read(self, client: Client, requests: AsyncIterator[Any]) -> None:
+    async def _read(self, client: Client, requests: AsyncIterator[Any], *, delta: bool) -> None:
+        loop = asyncio.get_running_loop()
         async for message in requests:
-            if message.HasField("node"):
-                _check_node(client, message.node)
-            request = Request(
-                message.type_url,
-                message.response_nonce,
-                tuple(message.resource_names_subscribe),
-                tuple(message.resource_names_unsubscribe),
-                dict(message.initial_resource_versions),
-                _error_text(message),
-            )
-            client.stream.receive(request)
-            if request.error:
-                self._metrics.rejects.labels(short(request.type_url)).inc()
-                log.warning("a client rejected resources", node=client.node, type=short(request.type_url), error=request.error[:1000])
+            if client.stream is None:
+                await self._open(client, message, delta=delta)
+            assert client.stream is not None
+            assert client.view is not None
+            request = _request(message) if delta else _whole_request(message)
+            state = client.stream.states.get(request.type_url)
+            waited = state is not None and state.outstanding and request.nonce == state.outstanding
+            client.view.want(request.type_url, request.subscribe)
+            client.stream.receive(request, loop.time())
+            if waited and request.type_url in client.sent:
+                self._metrics.convergence.observe(loop.time() - client.sent[request.type_url][1])
+            if request.error and waited:
+                self._metrics.reject(request.type_url)
+                log.warning("a client rejected resources", client=client.id, type=short(request.type_url), error=request.error[:1000])
             client.wake.set()
 
-    async def _write(self, client: Client, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def _open(self, client: Client, message: Any, *, delta: bool) -> None:
+        node = message.node
+        client.id = node.id[:256]
+        metadata = _metadata(node)
+        claimed = metadata.get("NODE_NAME", "")
+        if claimed and client.caller.node and claimed != client.caller.node:
+            # A client may call itself what it likes, but not another node.
+            raise Refusal(f"metadata NODE_NAME is {claimed!r}, but the token is another node's")
+        agent = node.user_agent_name[:64]
+        client.view = await self._opens(Hello(client.caller, client.id, metadata, agent, message.type_url, delta))
+        client.stream = Stream(client.view.store, client.view.rules, client.number, client.since)
+
+    async def _write(self, client: Client, context: grpc.aio.ServicerContext[Any, Any], *, delta: bool) -> None:
         loop = asyncio.get_running_loop()
         while True:
             client.wake.clear()
-            # Before the first snapshot nothing is known, and an empty answer would be a lie.
-            if self.snapshot.number:
-                for response in client.stream.next_responses(self.snapshot, loop.time()):
-                    async with asyncio.timeout(UNANSWERED):
-                        await context.write(_message(response))
-                    self._metrics.pushes.labels(short(response.type_url)).inc()
-            oldest = client.stream.oldest_wait()
-            limit = None if oldest is None else oldest + UNANSWERED
-            look = client.stream.waits_until(loop.time())
+            if client.broken is not None:
+                raise client.broken
+            limit: float | None = client.since + UNANSWERED  # for the first request
+            look = None
+            if client.stream is not None:
+                for response in client.stream.next_responses(loop.time()):
+                    await self._send(client, context, response, delta=delta)
+                oldest = client.stream.oldest_wait()
+                limit = None if oldest is None else oldest + UNANSWERED
+                look = client.stream.waits_until(loop.time())
             try:
                 async with asyncio.timeout_at(min((when for when in (limit, look) if when is not None), default=None)):
                     await client.wake.wait()
@@ -165,33 +207,99 @@ class XdsServer:
                 if limit is not None and loop.time() >= limit:
                     raise
 
+    async def _send(self, client: Client, context: grpc.aio.ServicerContext[Any, Any], response: Response, *, delta: bool) -> None:
+        begun = time.monotonic()
+        data = encode(response, delta=delta)
+        async with asyncio.timeout(UNANSWERED):
+            if len(data) <= SMALL:
+                await context.write(data)
+            else:
+                async with self._budget.take(len(data)):
+                    await context.write(data)
+        loop = asyncio.get_running_loop()
+        client.sent[response.type_url] = (len(data), loop.time())
+        self._metrics.push(response.type_url, len(data), time.monotonic() - begun)
 
-def _check_node(client: Client, node: Any) -> None:
-    """A client may call itself what it likes, but not another node."""
-    client.id = node.id[:256]
-    claimed = node.metadata.fields["NODE_NAME"].string_value if "NODE_NAME" in node.metadata.fields else ""
-    if claimed and claimed != client.node:
-        raise Refusal(f"metadata NODE_NAME is {claimed!r}, but the token is another node's")
+    def debug(self) -> list[dict[str, Any]]:
+        """What each client has and has said, for /debug/sync."""
+        now = asyncio.get_running_loop().time()
+        return [
+            {
+                "client": str(client.caller),
+                "node": client.caller.node,
+                "id": client.id,
+                "kind": client.view.kind if client.view is not None else "",
+                "peer": client.peer,
+                "connected_seconds": round(now - client.since, 3),
+                "number": client.view.store.number if client.view is not None else 0,
+                "types": _types(client.stream, now) if client.stream is not None else {},
+            }
+            for client in self.clients.values()
+        ]
+
+
+def encode(response: Response, *, delta: bool) -> bytes:
+    """The response on the wire: its own few fields, then the resources, whose bytes are shared with other clients' responses."""
+    if not delta:
+        head = discovery_pb2.DiscoveryResponse(version_info=response.version, type_url=response.type_url, nonce=response.nonce)
+        return b"".join((head.SerializeToString(), response.bundle.state_of_the_world()))
+    first = discovery_pb2.DeltaDiscoveryResponse(
+        system_version_info=response.version,
+        type_url=response.type_url,
+        nonce=response.nonce,
+        removed_resources=response.removed,
+    )
+    if response.aliases:
+        body = b"".join([entry.delta(response.aliases.get(entry.name, ())) for entry in response.bundle.entries])
+    else:
+        body = response.bundle.delta()
+    return b"".join((first.SerializeToString(), body))
+
+
+def _types(stream: Stream, now: float) -> dict[str, Any]:
+    return {
+        type_url: {
+            "wildcard": state.wildcard,
+            "names": len(state.keys),
+            "resources": stream.size(type_url),
+            "sent": state.covers,
+            "answered": state.answered,
+            "accepted": state.acked,
+            "synced": stream.synced(type_url),
+            "behind": len(state.noted),
+            "waiting_seconds": round(now - state.since, 3) if state.outstanding else None,
+            "nacks": state.nacks,
+            "error": state.error or None,
+        }
+        for type_url, state in stream.states.items()
+    }
+
+
+def _request(message: Any) -> Request:
+    return Request(
+        message.type_url,
+        message.response_nonce,
+        tuple(message.resource_names_subscribe),
+        tuple(message.resource_names_unsubscribe),
+        dict(message.initial_resource_versions),
+        _error_text(message),
+    )
+
+
+def _whole_request(message: Any) -> Request:
+    return Request(message.type_url, message.response_nonce, tuple(message.resource_names), error=_error_text(message))
+
+
+def _metadata(node: Any) -> dict[str, Any]:
+    """The strings of the node's metadata, as many as anybody needs."""
+    fields = itertools.islice(node.metadata.fields.items(), 256)
+    return {key: value.string_value for key, value in fields if value.WhichOneof("kind") == "string_value"}
 
 
 def _error_text(message: Any) -> str:
     if not message.HasField("error_detail"):
         return ""
     return str(message.error_detail.message) or f"code {message.error_detail.code}"
-
-
-def _message(response: Response) -> Any:
-    message = discovery_pb2.DeltaDiscoveryResponse(
-        system_version_info=response.version,
-        type_url=response.type_url,
-        nonce=response.nonce,
-        removed_resources=response.removed,
-    )
-    for entry, aliases in response.resources:
-        resource = message.resources.add(name=entry.name, version=entry.version, aliases=aliases)
-        resource.resource.type_url = response.type_url
-        resource.resource.value = entry.body
-    return message
 
 
 def short(type_url: str) -> str:

@@ -72,7 +72,7 @@ def _sync(client: dict[str, Any]) -> dict[str, Any]:
     types = client["types"].values()
     return {
         "synced": bool(types) and all(item["synced"] for item in types),
-        "snapshot": min((item["acked_snapshot"] or 0 for item in types), default=0),
+        "snapshot": min((item["accepted"] or 0 for item in types), default=0),
         "resources": {name.rpartition(".")[2]: item["resources"] for name, item in client["types"].items()},
         "nacks": sum(item["nacks"] for item in types),
         "errors": [item["error"] for item in types if item["error"]],

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from control.catalog import Catalog
-from control.resolve import MeshSettings, Resolved, resolve
-from mesh.model.manifest import load_directory
+from control.resolve import Changes, Mesh, MeshSettings
+from mesh.model.manifest import parse_file
 from mesh.model.workload import IPAddress, Service, Workload
 
 SECURITY = "apiVersion: security.istio.io/v1"
@@ -45,20 +44,30 @@ def peer(name: str, spec: str, where: str = "shop") -> str:
     return f"{{{SECURITY}, kind: PeerAuthentication, metadata: {{name: {name}, namespace: {where}}}, spec: {{{spec}}}}}"
 
 
-def catalog(*texts: str, before: Catalog | None = None) -> Catalog:
-    """Each text is a file, called 0.yaml, 1.yaml, …"""
-    return (before or Catalog()).update(load_directory((f"{index}.yaml", text) for index, text in enumerate(texts)))
+def feed(mesh: Mesh, *texts: str) -> Changes:
+    """Each text is a file, called 0.yaml, 1.yaml, …; those that are not given any more are removed."""
+    known = len(list(mesh.catalog.origins("files")))
+    for index, text in enumerate(texts):
+        mesh.put("files", f"{index}.yaml", parse_file(text, f"{index}.yaml"))
+    for index in range(len(texts), max(known, 100)):
+        mesh.put("files", f"{index}.yaml", parse_file("", f"{index}.yaml"))
+    changes = mesh.settle(mesh.take())
+    mesh.publish(changes)
+    assert mesh.engine.bugs == []
+    return changes
 
 
-def resolved(*texts: str, settings: MeshSettings | None = None) -> Resolved:
-    return resolve(catalog(*texts), settings or MeshSettings())
+def resolved(*texts: str, settings: MeshSettings | None = None) -> Mesh:
+    mesh = Mesh(settings or MeshSettings())
+    feed(mesh, *texts)
+    return mesh
 
 
-def one(found: Resolved) -> Workload:
-    (workload,) = found.workloads
+def one(found: Mesh) -> Workload:
+    (workload,) = found.workloads.values()
     return workload
 
 
-def only(found: Resolved) -> Service:
-    (entry,) = found.services
+def only(found: Mesh) -> Service:
+    (entry,) = found.services.values()
     return entry

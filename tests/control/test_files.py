@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from control.sources import SourceState
 from control.sources.files import IMPATIENCE, SETTLE, Directories, FilesSource
+from mesh.model.manifest import Parsed, Refused
 
 OLD = 1_000.0
 NOW = 2_000.0
@@ -22,6 +24,7 @@ class Directory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.found = Directories([path])
+        self.files: dict[str, Parsed] = {}
         self.now = 0.0
 
     def write(self, name: str, text: str, when: float = OLD) -> None:
@@ -31,11 +34,18 @@ class Directory:
     def scan(self, later: float = 1.0) -> tuple[bool, bool]:
         """(changed, not settled), `later` seconds after the last scan; the files' clock says NOW."""
         self.now += later
-        return self.found.scan(NOW, self.now)
+        unsettled = self.found.scan(NOW, self.now)
+        changes = self.found.take()
+        self.files |= changes
+        return bool(changes), unsettled
 
     @property
     def names(self) -> list[str]:
-        return [entry.name for entry in self.found.parsed().objects]
+        return [entry.name for _, file in sorted(self.files.items()) for entry in file.objects]
+
+    @property
+    def refused(self) -> list[Refused]:
+        return [entry for file in self.files.values() for entry in file.refused]
 
 
 @pytest.fixture
@@ -159,7 +169,7 @@ def test_what_is_no_text_is_refused_and_may_be_a_policy(directory: Directory, da
     (directory.path / "a.yaml").write_bytes(data)
     os.utime(directory.path / "a.yaml", (OLD, OLD))
     directory.scan()
-    (refused,) = directory.found.parsed().refused
+    (refused,) = directory.refused
     assert refused.policy
     assert refused.namespace is None
     assert refused.file == str(directory.path / "a.yaml")
@@ -168,7 +178,7 @@ def test_what_is_no_text_is_refused_and_may_be_a_policy(directory: Directory, da
 def test_a_pipe_is_refused_and_not_waited_for(directory: Directory) -> None:
     os.mkfifo(directory.path / "a.yaml")
     directory.scan()
-    assert directory.found.parsed().refused[0].refusals[0].accepted == "a regular file"
+    assert directory.refused[0].refusals[0].accepted == "a regular file"
 
 
 def test_a_link_to_nothing_is_as_good_as_absent(directory: Directory) -> None:
@@ -185,27 +195,75 @@ def test_a_byte_order_mark_is_no_content(directory: Directory) -> None:
     assert directory.names == ["a"]
 
 
+class Heard:
+    """What a source handed over."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Parsed] = {}
+        self.event = asyncio.Event()
+
+    def put(self, origin: str, parsed: Parsed) -> None:
+        self.files[origin] = parsed
+        self.event.set()
+
+    def remove(self, origin: str) -> None:
+        self.put(origin, Parsed())
+
+    def changed(self) -> None:
+        self.event.set()
+
+    async def something(self) -> None:
+        await self.event.wait()
+        self.event.clear()
+
+
 def test_changes_are_noticed_by_themselves(tmp_path: Path) -> None:
     async def main() -> None:
-        source = FilesSource([tmp_path])
-        changed = asyncio.Event()
-        task = asyncio.create_task(source.run(changed.set))
+        source, heard = FilesSource([tmp_path]), Heard()
+        path = str(tmp_path / "a.yaml")
+        task = asyncio.create_task(source.run(heard))
         async with asyncio.timeout(5):
-            await changed.wait()
-            assert source.synced
-            changed.clear()
+            await heard.something()
+            assert source.state == SourceState(synced=True)
             (tmp_path / ".a.yaml").write_text(namespace("one"))
-            (tmp_path / ".a.yaml").rename(tmp_path / "a.yaml")
-            await changed.wait()
-            assert [entry.name for entry in source.parsed().objects] == ["one"]
-            changed.clear()
-            with open(tmp_path / "a.yaml", "a") as file:
+            (tmp_path / ".a.yaml").rename(path)
+            await heard.something()
+            assert [entry.name for entry in heard.files[path].objects] == ["one"]
+            with open(path, "a") as file:
                 file.write("---\n")
                 file.flush()
                 await asyncio.sleep(0.05)
                 file.write(namespace("two"))
-            await changed.wait()
-            assert [entry.name for entry in source.parsed().objects] == ["one", "two"]
+            await heard.something()
+            assert [entry.name for entry in heard.files[path].objects] == ["one", "two"]
+            (tmp_path / "a.yaml").unlink()
+            await heard.something()
+            assert heard.files[path] == Parsed()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_a_directory_that_is_lost_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "mounted"
+        path.mkdir()
+        source, heard = FilesSource([path]), Heard()
+        task = asyncio.create_task(source.run(heard))
+        async with asyncio.timeout(5):
+            while not source.state.synced:
+                await heard.something()
+            path.rename(tmp_path / "unmounted")
+            while not source.state.error:
+                await heard.something()
+            assert source.state.synced
+            assert source.state.stale_since is not None
+            assert source.state.error == f"cannot be listed, what they held stays in force: {path}"
+            (tmp_path / "unmounted").rename(path)
+            while source.state.error:
+                await heard.something()
+            assert source.state == SourceState(synced=True)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

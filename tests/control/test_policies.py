@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from control.catalog import KEPT, KEPT_FILE, Catalog
-from control.resolve import MeshSettings, Resolved, resolve
+from control.catalog import KEPT, KEPT_FILE
+from control.resolve import Mesh, MeshSettings
 from mesh.model.policy import Connection, Decision, evaluate
 from mesh.model.reasons import Reason
 from mesh.model.state import MeshState
-from tests.control.objects import catalog, ip, namespace, peer, pod, policy, resolved, service
+from tests.control.objects import feed, ip, namespace, peer, pod, policy, resolved, service
 
 STRICT = "istio-system/istio_converted_static_strict"
 PODS = (
@@ -21,22 +21,22 @@ PODS = (
 ALL = {"web", "db", "other", "root"}
 
 
-def decisions(found: Resolved) -> dict[str, Decision]:
+def decisions(found: Mesh) -> dict[str, Decision]:
     """By pod: what a tunnel that was told all this decides about a plaintext peer."""
     state = MeshState()
-    for workload in found.workloads:
+    for workload in found.workloads.values():
         state.upsert_workload(workload)
-    for entry in found.policies:
+    for entry in found.policies.values():
         state.upsert_policy(entry)
     result = {}
-    for workload in found.workloads:
+    for workload in found.workloads.values():
         policies, missing = state.policies_for(workload)
         assert not missing
         result[workload.name] = evaluate(Connection(None, ip("10.9.9.9"), workload.addresses[0], 80), policies, missing)
     return result
 
 
-def denied(found: Resolved) -> set[str]:
+def denied(found: Mesh) -> set[str]:
     return {name for name, decision in decisions(found).items() if not decision.allowed}
 
 
@@ -123,7 +123,7 @@ def test_reasons_say_why() -> None:
 
 def test_copies_of_one_name_each_deny_under_a_name_of_their_own() -> None:
     found = resolved(*PODS, policy("p", f"{WEB}, {BAD}"), policy("p", f"selector: {{matchLabels: {{app: db}}}}, {BAD}"))
-    assert {entry.key for entry in found.policies} == {STRICT, "shop/p", "shop/p~2"}
+    assert set(found.policies) == {STRICT, "shop/p", "shop/p~2"}
     assert denied(found) == {"web", "db"}
 
 
@@ -144,13 +144,13 @@ CONSEQUENCES = [
 
 @pytest.mark.parametrize(("text", "sentence"), CONSEQUENCES, ids=[row[1][:60] or row[0][:40] for row in CONSEQUENCES])
 def test_what_a_refusal_means_is_said(text: str, sentence: str) -> None:
-    ((_, consequence),) = resolved(text).refused
+    ((_, consequence),) = resolved(text).refused()
     assert consequence == sentence
 
 
 def test_status_says_what_is_not_enforced_as_written() -> None:
     found = resolved(policy("p", "action: AUDIT, rules: [{}]"), policy("q", "rules: [{}]"))
-    assert [(status.subject, status.where) for status in found.status] == [("AuthorizationPolicy shop/p", "0.yaml:1")]
+    assert [(status.subject, status.where) for status in found.statuses.values()] == [("AuthorizationPolicy shop/p", "0.yaml:1")]
 
 
 # What an update may do to what was in force.
@@ -158,37 +158,41 @@ def test_status_says_what_is_not_enforced_as_written() -> None:
 GOOD, OTHER = policy("p", f"{WEB}, {DENY}"), policy("p", f"{WEB}, action: DENY, rules: [{{to: [{{operation: {{ports: ['1']}}}}]}}]")
 
 
-def after(*steps: tuple[str, ...]) -> tuple[Catalog, Resolved]:
-    found = Catalog()
+def after(*steps: tuple[str, ...]) -> Mesh:
+    found = Mesh(MeshSettings())
     for texts in steps:
-        found = catalog(*texts, before=found)
-    return found, resolve(found, MeshSettings())
+        feed(found, *texts)
+    return found
+
+
+def kept(found: Mesh) -> list[str]:
+    return [sentence for _, sentence in found.refused()]
 
 
 def test_a_refused_update_leaves_the_last_accepted_version() -> None:
-    found, result = after((GOOD, *PODS), (policy("p", f"{WEB}, {BAD}"), *PODS))
-    assert denied(result) == {"web"}
-    assert [kept for _, kept in found.refused] == [KEPT]
-    assert result.refused[0][1] == KEPT
-    _, result = after((OTHER, *PODS), (policy("p", f"{WEB}, {BAD}"), *PODS))
-    assert denied(result) == set(), "the accepted one does not deny, and it is the one in force"
+    found = after((GOOD, *PODS), (policy("p", f"{WEB}, {BAD}"), *PODS))
+    assert denied(found) == {"web"}
+    assert kept(found) == [KEPT]
+    assert kept(found)[0] == KEPT
+    found = after((OTHER, *PODS), (policy("p", f"{WEB}, {BAD}"), *PODS))
+    assert denied(found) == set(), "the accepted one does not deny, and it is the one in force"
 
 
 def test_a_second_copy_does_not_replace_what_is_in_force() -> None:
-    found, result = after((GOOD, *PODS), (GOOD, *PODS, OTHER))
-    assert denied(result) == {"web"}
-    assert [kept for _, kept in found.refused] == [KEPT, KEPT]
+    found = after((GOOD, *PODS), (GOOD, *PODS, OTHER))
+    assert denied(found) == {"web"}
+    assert kept(found) == [KEPT, KEPT]
 
 
 def test_a_file_that_becomes_unreadable_keeps_what_it_held() -> None:
-    found, result = after((f"{GOOD}\n---\n{PODS[0]}",), ("kind: AuthorizationPolicy\nmetadata: [",))
-    assert denied(result) == {"web"}
-    assert [kept for _, kept in found.refused] == [KEPT_FILE]
-    _, result = after((GOOD, PODS[0]), ("a: [", PODS[0]), ("", PODS[0]))
-    assert denied(result) == set(), "a file that is there, and empty, holds nothing"
+    found = after((f"{GOOD}\n---\n{PODS[0]}",), ("kind: AuthorizationPolicy\nmetadata: [",))
+    assert denied(found) == {"web"}
+    assert kept(found) == [KEPT_FILE]
+    found = after((GOOD, PODS[0]), ("a: [", PODS[0]), ("", PODS[0]))
+    assert denied(found) == set(), "a file that is there, and empty, holds nothing"
 
 
 def test_what_is_removed_is_gone_and_what_is_mended_is_taken() -> None:
-    assert denied(after((GOOD, *PODS), PODS)[1]) == set()
-    assert denied(after((policy("p", BAD), *PODS), (GOOD, *PODS))[1]) == {"web"}
-    assert denied(after((GOOD, *PODS), (policy("p", BAD), *PODS), (OTHER, *PODS))[1]) == set()
+    assert denied(after((GOOD, *PODS), PODS)) == set()
+    assert denied(after((policy("p", BAD), *PODS), (GOOD, *PODS))) == {"web"}
+    assert denied(after((GOOD, *PODS), (policy("p", BAD), *PODS), (OTHER, *PODS))) == set()

@@ -38,7 +38,7 @@ def test_settings_show_in_workloads_and_services() -> None:
     found = resolved(pod("web-1"), service("web", "selector: {app: web}, ports: [{port: 80}]"), settings=settings)
     assert (one(found).uid, one(found).trust_domain) == ("east//Pod/shop/web-1", "example.org")
     assert list(one(found).services) == [NamespacedHostname("shop", "web.shop.svc.k8s.local")]
-    assert found.identities == {"n1": {Identity("example.org", "shop", "default")}}
+    assert found.identities() == {"n1": {Identity("example.org", "shop", "default")}}
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_health_is_readiness(status: str, meta: str, health: Health) -> None:
 
 def test_pods_without_address_and_finished_ones_are_no_workloads() -> None:
     found = resolved(pod("new", status="phase: Pending"), pod("done", status="phase: Succeeded, podIP: 10.0.0.1"))
-    assert found.workloads == ()
-    assert found.identities == {"n1": {Identity("cluster.local", "shop", "default")}}, "a starting pod may have its certificate already"
+    assert found.workloads == {}
+    assert found.identities() == {"n1": {Identity("cluster.local", "shop", "default")}}, "a starting pod may have its certificate already"
 
 
 def test_both_addresses_of_a_pod() -> None:
@@ -140,7 +140,7 @@ def test_a_service_and_its_endpoints() -> None:
     assert (entry.key, entry.name, entry.canonical) == (WEB, "web", True)
     assert entry.vips == (NetworkAddress("", ip("10.96.0.1")), NetworkAddress("", ip("fd00::1")))
     assert [(port.port, port.target) for port in entry.ports] == [(80, 8080)]
-    assert {workload.name: dict(workload.services) for workload in found.workloads} == {
+    assert {workload.name: dict(workload.services) for workload in found.workloads.values()} == {
         "web-1": {WEB: {80: 8080}},
         "db-1": {},
         "web-2": {},
@@ -211,7 +211,7 @@ def test_headless_services_have_endpoints_but_no_address() -> None:
 
 
 def test_external_names_are_left_out_and_no_selector_selects_nothing() -> None:
-    assert resolved(service("x", "type: ExternalName, externalName: example.org")).services == ()
+    assert resolved(service("x", "type: ExternalName, externalName: example.org")).services == {}
     assert one(resolved(service("web", "ports: [{port: 80}]"), pod("web-1"))).services == {}
 
 
@@ -220,7 +220,7 @@ def test_identities_are_by_node() -> None:
         pod("a", "10.0.0.1", spec="serviceAccountName: alice"),
         pod("b", "10.0.0.2", spec="serviceAccountName: bob").replace("n1", "n2"),
     )
-    assert found.identities == {
+    assert found.identities() == {
         "n1": {Identity("cluster.local", "shop", "alice")},
         "n2": {Identity("cluster.local", "shop", "bob")},
     }
@@ -228,6 +228,6 @@ def test_identities_are_by_node() -> None:
 
 def test_a_waypoint_that_is_asked_for_and_not_there_is_told() -> None:
     found = resolved(namespace("shop", "istio.io/use-waypoint: wp"), namespace("other", "istio.io/use-waypoint: none"))
-    (status,) = found.status
+    (status,) = found.statuses.values()
     assert (status.subject, status.where) == ("Namespace shop", "0.yaml:1")
     assert status.notes == ("istio.io/use-waypoint=wp: there is no such waypoint; traffic goes without one",)

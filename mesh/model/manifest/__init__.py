@@ -6,7 +6,18 @@ and `security` describe them, `load` makes objects of files.
 """
 
 from mesh.model.manifest.core import Key, Metadata, Namespace, Object, OwnerReference, Selector, ServiceAccount, selects
-from mesh.model.manifest.load import ACCEPTED_KINDS, KINDS, POLICY_KINDS, Parsed, Refused, combine, load_directory, parse, parse_file
+from mesh.model.manifest.load import (
+    ACCEPTED_KINDS,
+    KINDS,
+    POLICY_KINDS,
+    Parsed,
+    Refused,
+    combine,
+    load_directory,
+    parse,
+    parse_file,
+    refused_object,
+)
 from mesh.model.manifest.pods import Container, Deployment, Pod, PodSpec, PodStatus, PodTemplate, Probe
 from mesh.model.manifest.security import AuthorizationPolicy, PeerAuthentication
 from mesh.model.manifest.services import Service, ServicePort, ServiceSpec
@@ -40,5 +51,6 @@ __all__ = [
     "load_directory",
     "parse",
     "parse_file",
+    "refused_object",
     "selects",
 ]

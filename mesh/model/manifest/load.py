@@ -94,7 +94,7 @@ def combine(files: Iterable[Parsed]) -> Parsed:
             places = [other.where for other in copies if other is not copy] + ([broken[key]] if key in broken else [])
             others = ", ".join(places)
             refusal = Refusal(copy.where, str(key), "metadata.name", f"{key.name}, as in {others}", f"one object called {key}")
-            refused.append(_refused_object(copy, refusal))
+            refused.append(refused_object(copy, refusal))
     return Parsed(tuple(taken), tuple(refused))
 
 
@@ -224,7 +224,7 @@ def _reach(node: Node) -> tuple[Mapping[str, str] | None, tuple[TargetRef, ...]]
     return (wanted.match_labels if wanted is not None else {}), targets
 
 
-def _refused_object(entry: Object, refusal: Refusal) -> Refused:
+def refused_object(entry: Object, refusal: Refusal) -> Refused:
     selector: Mapping[str, str] = {}
     targets: tuple[TargetRef, ...] = ()
     if isinstance(entry, (AuthorizationPolicy, PeerAuthentication)):

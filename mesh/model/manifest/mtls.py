@@ -44,6 +44,7 @@ class MutualTlsModes:
 
     def __init__(self, policies: Iterable[PeerAuthentication], root_namespace: str, demands: Iterable[Demand] = ()) -> None:
         self._root = root_namespace
+        self.static = f"{root_namespace}/{STRICT_POLICY_NAME}"
         self._demands = tuple(demands)
         self._wide: dict[str, PeerAuthentication] = {}
         self._selecting: dict[str, list[PeerAuthentication]] = {}
@@ -61,10 +62,9 @@ class MutualTlsModes:
 
     def key_for(self, namespace: str, labels: Mapping[str, str]) -> str | None:
         """The key of the one policy that a workload names for its mTLS mode, or None if plaintext is let in everywhere."""
-        static = f"{self._root}/{STRICT_POLICY_NAME}"
         for demand in self._demands:
             if demand.namespace in (None, namespace) and selects(demand.selector, labels):
-                return static
+                return self.static
         strict = self._inherited(namespace)
         for policy in self._selecting.get(namespace, ()):
             if selects(policy.spec.match_labels, labels):
@@ -73,7 +73,7 @@ class MutualTlsModes:
                     return converted.key
                 strict = _mode(policy.spec.mtls.mode, strict)
                 break
-        return static if strict else None
+        return self.static if strict else None
 
     def _inherited(self, namespace: str) -> bool:
         strict = False

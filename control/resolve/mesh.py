@@ -1,0 +1,169 @@
+"""The resolution as the rest of the control plane uses it: changes of objects in, changes of resources out.
+
+    batch = mesh.take()            on the event loop: what the sources said since the last time
+    changes = mesh.settle(batch)   on a thread: all the work
+    mesh.publish(changes)          on the event loop: what others may look at from now on
+
+Only `settle` touches the engine, so that looking at what was published never waits for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from control.catalog import Catalog, Origin, Rejection, Subject
+from control.resolve.engine import Engine, Table
+from control.resolve.policies import converted, policies, strict
+from control.resolve.services import services
+from control.resolve.status import Status, statuses
+from control.resolve.tables import OBJECTS, REJECTIONS, SETTINGS, MeshSettings
+from control.resolve.workloads import node_identity, workloads
+from mesh.model.identity import Identity
+from mesh.model.manifest import Key, Object, Parsed, Refused
+from mesh.model.policy import Authorization
+from mesh.model.workload import Service, Workload
+
+Resource = Workload | Service | Authorization
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What changed of the catalog: the objects in force now (None: no more) and the rejections."""
+
+    objects: Mapping[Key, Object | None]
+    rejections: Mapping[Subject, Rejection | None]
+
+
+@dataclass(slots=True)
+class Changes:
+    """What follows from a batch. `resources` by their names on the wire (None: no more), in which a kind has no name twice."""
+
+    workloads: dict[str, Workload | None] = field(default_factory=dict)
+    services: dict[str, Service | None] = field(default_factory=dict)
+    policies: dict[str, Authorization | None] = field(default_factory=dict)
+    identities: list[tuple[tuple[str, Identity] | None, tuple[str, Identity] | None]] = field(default_factory=list)
+    statuses: dict[Key, Status | None] = field(default_factory=dict)
+    consequences: dict[Subject, tuple[str, ...]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.workloads or self.services or self.policies)
+
+
+class Mesh:
+    """Everything that is known, and what was last published of it."""
+
+    def __init__(self, settings: MeshSettings) -> None:
+        self.settings = settings
+        self.catalog = Catalog()
+        self.workloads: dict[str, Workload] = {}
+        self.services: dict[str, Service] = {}
+        self.policies: dict[str, Authorization] = {}
+        self.statuses: dict[Key, Status] = {}
+        self.consequences: dict[Subject, tuple[str, ...]] = {}
+        self.unenforceable = 0
+        """How many policies deny all that they cover, for want of something better."""
+        self.engine = Engine((workloads, services, policies, converted, strict, node_identity, statuses))
+        self._identities: Counter[tuple[str, Identity]] = Counter()
+        self.engine.set(SETTINGS, None, settings)
+        self.engine.pin(strict, None)
+
+    def put(self, source: str, origin: str, parsed: Parsed) -> bool:
+        """Whether anything is different now."""
+        return self.catalog.put(Origin(source, origin), parsed)
+
+    def take(self) -> Batch:
+        changed = self.catalog.update()
+        objects = {subject: self.catalog.objects.get(subject) for subject in changed if isinstance(subject, Key)}
+        return Batch(objects, {subject: self.catalog.rejections.get(subject) for subject in changed})
+
+    def settle(self, batch: Batch) -> Changes:
+        for key, entry in batch.objects.items():
+            if entry is None:
+                self.engine.unset(OBJECTS, key)
+            else:
+                self.engine.set(OBJECTS, key, entry)
+        for subject, rejection in batch.rejections.items():
+            if rejection is None:
+                self.engine.unset(REJECTIONS, subject)
+            else:
+                self.engine.set(REJECTIONS, subject, rejection)
+        return _changes(self.engine.settle())
+
+    def publish(self, changes: Changes) -> None:
+        _apply(self.workloads, changes.workloads)
+        _apply(self.services, changes.services)
+        for name, policy in changes.policies.items():
+            before = self.policies.get(name)
+            self.unenforceable += (policy is not None and not policy.enforceable) - (before is not None and not before.enforceable)
+        _apply(self.policies, changes.policies)
+        _apply(self.statuses, changes.statuses)
+        for subject, consequences in changes.consequences.items():
+            if any(consequences):
+                self.consequences[subject] = consequences
+            else:
+                self.consequences.pop(subject, None)
+        for left, came in changes.identities:
+            if left is not None:
+                self._identities[left] -= 1
+                if not self._identities[left]:
+                    del self._identities[left]
+            if came is not None:
+                self._identities[came] += 1
+
+    def runs_on(self, node: str, identity: Identity) -> bool:
+        """Whether a pod with this identity is on the node."""
+        return (node, identity) in self._identities
+
+    def identities(self) -> dict[str, set[Identity]]:
+        found: dict[str, set[Identity]] = {}
+        for node, identity in self._identities:
+            found.setdefault(node, set()).add(identity)
+        return found
+
+    def refused(self) -> list[tuple[Refused, str]]:
+        """What is refused now, each with what follows from that; "" where nothing but its absence does."""
+        found = []
+        for subject, rejection in sorted(self.catalog.rejections.items(), key=lambda item: str(item[0])):
+            consequences = self.consequences.get(subject, ())
+            for index, entry in enumerate(rejection.refused):
+                found.append((entry, rejection.kept or (consequences[index] if index < len(consequences) else "")))
+        return found
+
+
+def _apply(known: dict[Any, Any], changes: Mapping[Any, Any]) -> None:
+    for name, value in changes.items():
+        if value is None:
+            known.pop(name, None)
+        else:
+            known[name] = value
+
+
+def _changes(found: Mapping[tuple[Table[Any, Any], Any], tuple[Any, Any]]) -> Changes:
+    changes = Changes()
+    for (table, arg), (before, now) in found.items():
+        if table is workloads:
+            _names(changes.workloads, before, now, lambda value: value.uid)
+        elif table is services:
+            _names(changes.services, before, now, lambda value: str(value.key))
+        elif table is policies:
+            _names(changes.policies, before and before.authorizations, now and now.authorizations, lambda value: value.key)
+            changes.consequences[arg] = now.consequences if now is not None else ()
+        elif table is node_identity:
+            changes.identities.append((before, now))
+        elif table is statuses:
+            changes.statuses[arg] = now
+        else:
+            _names(changes.policies, before, now, lambda value: value.key)
+    return changes
+
+
+def _names(into: dict[str, Any], before: Iterable[Any] | None, now: Iterable[Any] | None, name: Callable[[Any], str]) -> None:
+    """What one cell's change is to its resources. A name that left one cell may have come to another: who has it wins."""
+    old = {name(value): value for value in before or ()}
+    new = {name(value): value for value in now or ()}
+    for gone in old.keys() - new.keys():
+        into.setdefault(gone, None)
+    into.update({key: value for key, value in new.items() if old.get(key) != value})

@@ -1,0 +1,235 @@
+"""Policies of the mesh: what users wrote, what was refused, and which pods are under which.
+
+A refused policy of which no version was ever accepted denies all that it would cover, as far as that can be read: its selector, else
+its namespace, else the whole mesh. A refused PeerAuthentication is taken as STRICT, which is the most that it could ask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from control.catalog import Rejection, Subject
+from control.resolve.engine import Group, Read, query
+from control.resolve.services import services_for
+from control.resolve.tables import ANYTHING, OBJECTS, REJECTIONS, SETTINGS, Labels, Pair, first_pair, namespace_labels, pairs
+from mesh.model.manifest import AuthorizationPolicy, Key, Object, PeerAuthentication, Refused, selects
+from mesh.model.manifest.authorization import compile_policy, scope_of, unenforceable
+from mesh.model.manifest.mtls import Demand, MutualTlsModes, strict_policy
+from mesh.model.manifest.security import TargetRef
+from mesh.model.manifest.shapes import NOTHING
+from mesh.model.policy import Authorization, PolicyScope
+from mesh.model.state import DEFAULT_ROOT_NAMESPACE
+
+USE_WAYPOINT, USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint", "istio.io/use-waypoint-namespace"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One policy that workloads name: on the pods of `namespace` (None: of every one) with these labels, or on those behind its targets,
+    which are of `namespace` themselves (None: of any).
+    """
+
+    key: str
+    namespace: str | None
+    labels: Mapping[str, str]
+    targets: tuple[TargetRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of one policy, or of one rejection. `notes`: where it is not enforced as written. `consequences`: of each refused."""
+
+    authorizations: tuple[Authorization, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+    demands: tuple[Demand, ...] = ()
+    notes: tuple[str, ...] = ()
+    consequences: tuple[str, ...] = ()
+
+
+NO_OUTCOME = Outcome()
+
+
+def _deny_on_bug(subject: Subject) -> Outcome:
+    """A policy that we fail to compile denies its namespace, or everything where it may be for everything."""
+    namespace = subject.namespace if isinstance(subject, Key) and subject.namespace != DEFAULT_ROOT_NAMESPACE else None
+    denied = unenforceable(f"{subject.name}~bug", namespace or DEFAULT_ROOT_NAMESPACE, PolicyScope.WORKLOAD)
+    return Outcome((denied,), (Attachment(denied.key, namespace, NOTHING),))
+
+
+@query(30, rescue=_deny_on_bug)
+def policies(read: Read, subject: Subject) -> Outcome:
+    policy = read(OBJECTS, subject) if isinstance(subject, Key) else None
+    root = read(SETTINGS, None).root_namespace
+    if isinstance(policy, AuthorizationPolicy):
+        return _accepted(policy, root)
+    rejection = read(REJECTIONS, subject)
+    if rejection is None or rejection.kept:
+        return NO_OUTCOME
+    return _rejected(rejection.refused, root)
+
+
+def _accepted(policy: AuthorizationPolicy, root_namespace: str) -> Outcome:
+    compiled = compile_policy(policy, root_namespace)
+    if compiled.policy is None:
+        return Outcome(notes=compiled.notes)
+    namespace = None if policy.namespace == root_namespace and not policy.spec.targets else policy.namespace
+    attached = _attachments(compiled.policy, namespace, policy.spec.match_labels, policy.spec.targets)
+    return Outcome((compiled.policy,), attached, notes=compiled.notes)
+
+
+def _attachments(
+    policy: Authorization, namespace: str | None, labels: Mapping[str, str], targets: tuple[TargetRef, ...]
+) -> tuple[Attachment, ...]:
+    return (Attachment(policy.key, namespace, labels, targets),) if policy.scope is PolicyScope.WORKLOAD else ()
+
+
+def _rejected(refused: tuple[Refused, ...], root_namespace: str) -> Outcome:
+    authorizations: list[Authorization] = []
+    attachments: list[Attachment] = []
+    demands: list[Demand] = []
+    consequences: list[str] = []
+    for index, entry in enumerate(refused):
+        if not entry.policy:
+            consequences.append("")
+        elif entry.dry_run and entry.kind == AuthorizationPolicy.KIND:
+            consequences.append("it is a dry run and would not be enforced: nothing is denied")
+        elif entry.kind == PeerAuthentication.KIND:
+            demand = _demand(entry, root_namespace)
+            demands.append(demand)
+            consequences.append(f"taken as STRICT: plaintext is denied to {_reach(demand.namespace, demand.selector, ())}")
+        else:
+            namespace = entry.namespace
+            owner = root_namespace if namespace is None else namespace
+            if namespace == root_namespace and not entry.targets:
+                namespace = None
+            selector = entry.selector or {}
+            scope = PolicyScope.WORKLOAD if entry.targets else scope_of(owner, bool(selector), root_namespace)
+            denied = unenforceable(_name(entry, index), owner, scope)
+            authorizations.append(denied)
+            attachments += _attachments(denied, namespace, selector, entry.targets)
+            consequences.append(f"all traffic is denied to {_reach(namespace, selector, entry.targets)}")
+    return Outcome(tuple(authorizations), tuple(attachments), tuple(demands), (), tuple(consequences))
+
+
+def _name(entry: Refused, index: int) -> str:
+    """The policy's own name, with a mark that no Kubernetes name has where another resource may have it."""
+    name = entry.name
+    if not name or "/" in name:
+        return "unreadable~" + hashlib.sha256(entry.refusals[0].where.encode()).hexdigest()[:8]
+    if entry.kind != AuthorizationPolicy.KIND:
+        name += f"~{entry.kind}"
+    return f"{name}~{index + 1}" if index else name
+
+
+def _demand(entry: Refused, root_namespace: str) -> Demand:
+    selector = entry.selector or {}
+    wide = entry.namespace is None or (entry.namespace == root_namespace and not selector)
+    return Demand(None if wide else entry.namespace, selector)
+
+
+def _reach(namespace: str | None, labels: Mapping[str, str], targets: tuple[TargetRef, ...]) -> str:
+    where = "of the whole mesh" if namespace is None else f"of namespace {namespace}"
+    if targets:
+        return f"the pods {where} behind {', '.join(f'{target.kind} {target.name}' for target in targets)}"
+    if labels:
+        return f"the pods {where} with {', '.join(f'{key}={value}' for key, value in sorted(labels.items()))}"
+    return f"every pod {where}"
+
+
+# Which policies pods are under.
+
+
+def _authorization_policies(key: Key, entry: Object) -> Iterable[Key]:
+    if isinstance(entry, AuthorizationPolicy):
+        yield key
+
+
+ACCEPTED: Group[Key, Object | None, Subject] = Group("accepted policies", OBJECTS, _authorization_policies, spawns=policies)
+REFUSED: Group[Subject, Rejection | None, Subject] = Group("rejections", REJECTIONS, lambda subject, _: [subject], spawns=policies)
+
+
+def _attached(_: Subject, outcome: Outcome) -> Iterable[tuple[str | None, Pair]]:
+    for entry in outcome.attachments:
+        # Who uses a gateway may be anywhere.
+        yield (None, ANYTHING) if entry.targets else (entry.namespace, first_pair(entry.labels))
+
+
+ATTACHED: Group[Subject, Outcome, tuple[str | None, Pair]] = Group("attached", policies, _attached)
+"""Policies by the namespace that they can reach (None: any) and a label that their pods must have."""
+
+DEMANDED: Group[Subject, Outcome, str | None] = Group(
+    "demanded", policies, lambda _, outcome: [demand.namespace for demand in outcome.demands]
+)
+
+
+@query(43)
+def policy_keys(read: Read, arg: tuple[str, Labels]) -> tuple[str, ...]:
+    """The policies that workloads of a namespace with these labels name, sorted."""
+    namespace, labels = arg
+    have = dict(labels)
+    found = set()
+    for reach in (None, namespace):
+        for pair in pairs(labels):
+            for subject in read(ATTACHED, (reach, pair)):
+                for entry in read(policies, subject).attachments:
+                    if entry.targets:
+                        covers = any(_targeted(read, target, entry.namespace, namespace, labels) for target in entry.targets)
+                    else:
+                        covers = entry.namespace in (None, namespace) and selects(entry.labels, have)
+                    if covers:
+                        found.add(entry.key)
+    strict = read(mtls_modes, namespace).key_for(namespace, have)
+    return tuple(sorted(found | {strict} if strict is not None else found))
+
+
+def _targeted(read: Read, target: TargetRef, owner: str | None, namespace: str, labels: Labels) -> bool:
+    """Whether traffic to pods of a namespace with these labels may be what a policy for this target is about."""
+    services = read(services_for, (namespace, labels))
+    if target.kind == "Service":
+        return owner in (None, namespace) and any(key.name == target.name for key in services)
+    holders: list[Mapping[str, str]] = [dict(labels), read(namespace_labels, namespace)]
+    holders += [service.labels for service in (read(OBJECTS, key) for key in services) if service is not None]
+    for held in holders:
+        waypoint = held.get(USE_WAYPOINT, "none")
+        if waypoint != "none" and target.kind == "GatewayClass":
+            return True
+        if waypoint == target.name and target.kind == "Gateway" and owner in (None, held.get(USE_WAYPOINT_NAMESPACE, namespace)):
+            return True
+    return False
+
+
+# Mutual TLS.
+
+
+@query(32)
+def mtls_modes(read: Read, namespace: str) -> MutualTlsModes:
+    """What the PeerAuthentications say that can concern a namespace."""
+    root = read(SETTINGS, None).root_namespace
+    keys = read(PEERS, namespace) | read(PEERS, root)
+    found = [entry for entry in (read(OBJECTS, key) for key in sorted(keys)) if isinstance(entry, PeerAuthentication)]
+    subjects = read(DEMANDED, namespace) | read(DEMANDED, None)
+    demands = [demand for subject in subjects for demand in read(policies, subject).demands]
+    return MutualTlsModes(found, root, demands)
+
+
+@query(33)
+def converted(read: Read, namespace: str) -> tuple[Authorization, ...]:
+    """The policies that the PeerAuthentications of a namespace become, beside the one that all share."""
+    modes = read(mtls_modes, namespace)
+    return tuple(policy for policy in modes.policies if policy.namespace == namespace and policy.key != modes.static)
+
+
+def _peers(_: Key, entry: Object) -> Iterable[str]:
+    if isinstance(entry, PeerAuthentication):
+        yield entry.namespace
+
+
+PEERS: Group[Key, Object | None, str] = Group("peers", OBJECTS, _peers, spawns=converted)
+
+
+@query(10)
+def strict(read: Read, _: None) -> tuple[Authorization, ...]:
+    """The one policy that stands for STRICT everywhere. Always there, so that it is known before a workload names it."""
+    return (strict_policy(read(SETTINGS, None).root_namespace),)

@@ -1,0 +1,97 @@
+"""Pods as tunnels are told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from control.resolve.engine import Group, Read, query
+from control.resolve.policies import policy_keys
+from control.resolve.services import NETWORK_LABEL, NamedPorts, memberships
+from control.resolve.tables import OBJECTS, SETTINGS, labels_of
+from mesh.model.enrolment import FINISHED_PHASES, REDIRECTION_ANNOTATION
+from mesh.model.identity import Identity
+from mesh.model.manifest import Key, Object, Pod
+from mesh.model.workload import Health, NetworkMode, TunnelProtocol, Workload, WorkloadType
+
+REDIRECTION_ENABLED = "enabled"
+TUNNEL_LABEL = "networking.istio.io/tunnel"
+NAME_LABELS = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
+REVISION_LABELS = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+
+
+@query(10)
+def node_identity(read: Read, key: Key) -> tuple[str, Identity] | None:
+    """The node that a pod is on, with the identity that its tunnel may have for it; a starting pod may have its certificate already."""
+    pod = read(OBJECTS, key)
+    if not isinstance(pod, Pod) or pod.status.phase in FINISHED_PHASES or not pod.spec.node_name:
+        return None
+    return pod.spec.node_name, Identity(read(SETTINGS, None).trust_domain, pod.namespace, pod.spec.account)
+
+
+@query(50)
+def workloads(read: Read, key: Key) -> tuple[Workload, ...]:
+    pod = read(OBJECTS, key)
+    if not isinstance(pod, Pod) or pod.status.phase in FINISHED_PHASES or not pod.status.addresses:
+        return ()
+    settings = read(SETTINGS, None)
+    labels = labels_of(pod.labels)
+    native = pod.labels.get(TUNNEL_LABEL) == "http"
+    redirected = pod.annotations.get(REDIRECTION_ANNOTATION) == REDIRECTION_ENABLED
+    kind, owner = owner_of(pod)
+    healthy = pod.status.ready and not pod.metadata.deletion_timestamp
+    made = Workload(
+        uid=f"{settings.cluster}//Pod/{pod.namespace}/{pod.name}",
+        name=pod.name,
+        namespace=pod.namespace,
+        addresses=pod.status.addresses,
+        network=pod.labels.get(NETWORK_LABEL, ""),
+        protocol=TunnelProtocol.HBONE if native or redirected else TunnelProtocol.NONE,
+        trust_domain=settings.trust_domain,
+        service_account=pod.spec.account,
+        node=pod.spec.node_name,
+        canonical_name=_first(pod.labels, NAME_LABELS) or owner,
+        canonical_revision=_first(pod.labels, REVISION_LABELS) or "latest",
+        workload_type=kind,
+        workload_name=owner,
+        native_tunnel=native,
+        policies=read(policy_keys, (pod.namespace, labels)),
+        health=Health.HEALTHY if healthy else Health.UNHEALTHY,
+        cluster=settings.cluster,
+        services=read(memberships, (pod.namespace, labels, _named_ports(pod))),
+        network_mode=NetworkMode.HOST_NETWORK if pod.spec.host_network else NetworkMode.STANDARD,
+    )
+    return (made,)
+
+
+def _pods(key: Key, entry: Object) -> Iterable[Key]:
+    if isinstance(entry, Pod):
+        yield key
+
+
+PODS: Group[Key, Object | None, Key] = Group("pods", OBJECTS, _pods, spawns=workloads)
+IDENTIFIED: Group[Key, Object | None, Key] = Group("identified pods", OBJECTS, _pods, spawns=node_identity)
+
+
+def owner_of(pod: Pod) -> tuple[WorkloadType, str]:
+    """Type and name of what made the pod, seen through a ReplicaSet to its Deployment and through a Job to its CronJob."""
+    owners = pod.metadata.owner_references
+    owner = next((entry for entry in owners if entry.controller), owners[0] if owners else None)
+    if owner is None:
+        return WorkloadType.POD, pod.name
+    if owner.kind == "ReplicaSet":
+        suffix = pod.labels.get("pod-template-hash", "")
+        name = owner.name.removesuffix(f"-{suffix}") if suffix else owner.name
+        return WorkloadType.DEPLOYMENT, name
+    if owner.kind == "Job":
+        name, _, scheduled = owner.name.rpartition("-")
+        return (WorkloadType.CRONJOB, name) if name and scheduled.isdigit() and len(scheduled) >= 8 else (WorkloadType.JOB, owner.name)
+    return (WorkloadType.DEPLOYMENT, owner.name) if owner.kind == "Deployment" else (WorkloadType.POD, owner.name)
+
+
+def _named_ports(pod: Pod) -> NamedPorts:
+    ports = (port for container in pod.spec.containers for port in container.ports)
+    return tuple(sorted((port.name, port.container_port) for port in ports if port.protocol == "TCP" and port.name))
+
+
+def _first(labels: Mapping[str, str], keys: tuple[str, ...]) -> str:
+    return next((labels[key] for key in keys if labels.get(key)), "")

@@ -1,0 +1,403 @@
+"""xDS, seen by a server: one client's aggregated stream, without I/O. The state-of-the-world and the incremental (delta) variant.
+
+Per type: what the client asks for (everything, or names), what of it the client has yet to be sent, and at most one response that it has
+not answered yet. While one is out, further changes are only noted by name, and what is sent then is what there is then: a slow client
+gets fewer, larger responses, never a queue. The first request of a type is always answered, also with nothing, since clients wait
+for that.
+
+    request: first of its type      → response with what is not in initial_resource_versions, removals for what is gone
+    request: nonce of the last one  → ACK or NACK; then the next difference, if there is one
+    request: names, at any time     → what is asked for is answered, found or not
+
+What one resource names of another type (a workload its policies, a route its clusters) is there as long as it is named: make before break.
+Types are served in an order, what is named first, and each step waits for the client's answer to the one before, since nothing promises
+that types are applied as they were sent:
+
+    1. what is new or different of the first type
+    2. then what changed with it or later of the next type, if it names nothing that the client has yet to be sent; types that are not
+       asked for are not waited for, except, where the server is `patient`, for PATIENCE at the beginning of a stream
+    3. then what must not go before nothing relies on it: resources that are gone, and those that applied everywhere and from now on
+       only where they are named. Until then they stay as they are.
+
+A NACK is an answer: the client has what it accepted. It is remembered and shown; what was rejected is not sent again until it changes.
+
+Sources: envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol, and gRFC A27 for what gRPC's clients do of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from control.xds.messages import (
+    MAX_ERROR_TEXT,
+    MAX_KEYS,
+    MAX_NOTED,
+    PATIENCE,
+    WILDCARD,
+    Noted,
+    Refusal,
+    Request,
+    Response,
+    Rules,
+    TypeState,
+)
+from control.xds.store import Bundle, Change, Entry, Name, Store
+
+UNKNOWN = Entry("", "", b"")
+"""Stands for a form that we do not know, of which the client has told the version only: it may count without being named."""
+
+
+class Stream:
+    """One stream over one store. `number` makes its nonces differ from other streams'; `began` is when it was opened."""
+
+    def __init__(self, store: Store, rules: Rules, number: int = 0, began: float = 0.0) -> None:
+        self.states: dict[str, TypeState] = {}
+        self.rules = rules
+        self._store = store
+        self._number = number
+        self._count = 0
+        self._patient_until = began + PATIENCE if rules.patient else began
+        self._awaited: dict[Name, float] = {}
+
+    # What comes in
+
+    def receive(self, request: Request, now: float) -> None:
+        """Take note of a request. What is to be answered comes from `next_responses`. Refusal where it breaks the protocol."""
+        if request.type_url not in self.rules.types:
+            raise Refusal(f"unknown type {request.type_url!r}: expected one of {', '.join(self.rules.types)}")
+        state = self.states.get(request.type_url)
+        fresh = state is None
+        if state is None:
+            state = self.states[request.type_url] = TypeState(self._store.number, versions=dict(request.versions))
+        if request.nonce and request.nonce == state.outstanding:
+            self._answer(state, request, now)
+        elif request.nonce and not fresh and not self.rules.delta:
+            return  # it answers an earlier response, and the client has not seen the newer one; another request will follow
+        if self.rules.delta:
+            # Empty on the first request is the wildcard of old; later ones change nothing by saying nothing.
+            self._want(request.type_url, state, request.subscribe, request.unsubscribe, wildcard=fresh and not request.subscribe)
+        else:
+            gone = tuple(state.keys.difference(request.subscribe))
+            new = tuple(name for name in request.subscribe if name not in state.keys)
+            self._want(request.type_url, state, new, gone, wildcard=fresh and not request.subscribe)
+
+    def _answer(self, state: TypeState, request: Request, now: float) -> None:
+        state.outstanding = ""
+        state.answered = max(state.answered, state.covers)
+        state.error = request.error[:MAX_ERROR_TEXT]
+        if request.error:
+            state.nacks += 1
+        else:
+            state.acked = state.answered
+        for entry in state.sending:
+            self._awaited.pop((request.type_url, entry.name), None)
+            for name in entry.follows:
+                self._await(name, now)
+        state.sending, state.fresh = (), frozenset()
+
+    def _await(self, name: Name, now: float) -> None:
+        """The client will ask for this because of what it just accepted."""
+        state = self.states.get(name[0])
+        if state is None or (name[1] not in state.held and not state.wildcard):
+            self._awaited[name] = now + PATIENCE
+
+    def _want(self, type_url: str, state: TypeState, subscribe: Iterable[str], unsubscribe: Iterable[str], *, wildcard: bool) -> None:
+        state.wildcard = state.wildcard or wildcard
+        number = self._store.number
+        for key in subscribe:
+            if key == WILDCARD:
+                state.wildcard = True
+            else:
+                state.keys.add(key)
+                state.unanswered[key] = number
+        dropped = False
+        for key in unsubscribe:
+            if key == WILDCARD:
+                state.wildcard = False
+            elif key in state.keys:
+                dropped = True
+                state.keys.discard(key)
+                state.unanswered.pop(key, None)
+                self._awaited.pop((type_url, key), None)
+        if dropped:
+            self._forget(type_url, state)
+        if len(state.keys) > MAX_KEYS:
+            raise Refusal(f"more than {MAX_KEYS} names subscribed to")
+
+    def _forget(self, type_url: str, state: TypeState) -> None:
+        """What is held and no longer asked for is the client's to forget."""
+        store = self._store.types[type_url]
+        direct: set[str] = set()
+        wanted: set[str] = set()
+        for key in state.keys:
+            direct.update(entry.name for entry in store.direct(key))
+            wanted.update(entry.name for entry in store.find(key))
+        state.along &= direct
+        state.held = {name: version for name, version in state.held.items() if name in wanted}
+        if not state.wildcard:
+            state.noted = {name: note for name, note in state.noted.items() if name in wanted or name in state.keys}
+
+    def note(self, changes: Mapping[str, Sequence[Change]]) -> None:
+        """The store has changed like this. To be called for every change, whether or not something is to be sent."""
+        number = self._store.number
+        for type_url, changed in changes.items():
+            state = self.states.get(type_url)
+            if state is None or state.first:
+                continue  # all that is wanted is sent anyway
+            for change in changed:
+                self._note(state, change, number)
+            if len(state.noted) > MAX_NOTED:
+                raise Refusal(f"more than {MAX_NOTED} changes were not answered")
+
+    def _note(self, state: TypeState, change: Change, number: int) -> None:
+        name, before, now = change
+        note = state.noted.get(name)
+        if note is None:
+            if state.wildcard or name in state.held:
+                had = before
+            elif now is not None and self._concerns(state, now):
+                had = None
+            else:
+                return
+            state.noted[name] = Noted(number, number, had)
+            return
+        note.last = number
+        if (now is None and note.had is None) or (now is not None and note.had is not None and now.version == note.had.version):
+            del state.noted[name]
+
+    def _concerns(self, state: TypeState, entry: Entry) -> bool:
+        return (
+            entry.name in state.keys or any(key in state.keys for key in entry.keys) or any(group in state.along for group in entry.groups)
+        )
+
+    # What goes out
+
+    def next_responses(self, now: float) -> list[Response]:
+        """What to send now: for each type whose turn it is, the difference between what the client has and what there is."""
+        found: list[Response] = []
+        if not self._store.number:
+            return found  # nothing is known yet, and an empty answer would be a lie
+        for type_url in (*self.rules.types, *reversed(self.rules.types)):
+            state = self.states.get(type_url)
+            if state is not None and not state.outstanding:
+                response = self._serve(type_url, state, now)
+                if response is not None:
+                    found.append(response)
+        return found
+
+    def waits_until(self, now: float) -> float | None:
+        """When to ask for responses again without a request or a change; None where there is no such time."""
+        times = [when for when in self._awaited.values() if when > now]
+        if now < self._patient_until and 0 < len(self.states) < len(self.rules.types):
+            times.append(self._patient_until)
+        return min(times, default=None)
+
+    def oldest_wait(self) -> float | None:
+        """Since when the longest unanswered response is out; None where none is."""
+        return min((state.since for state in self.states.values() if state.outstanding), default=None)
+
+    def size(self, type_url: str) -> int:
+        """How many resources of a type the client has been sent, as far as they are still there."""
+        state = self.states[type_url]
+        if not state.wildcard:
+            return len(state.held)
+        return 0 if state.first else len(self._store.types[type_url].entries) - sum(note.had is None for note in state.noted.values())
+
+    def synced(self, type_url: str) -> bool:
+        """Whether the client has all that there is of a type, and accepted it."""
+        state = self.states[type_url]
+        return not (state.first or state.outstanding or state.noted or state.unanswered) and state.acked == self._store.number
+
+    def _serve(self, type_url: str, state: TypeState, now: float) -> Response | None:
+        """The response of one type, if it has something to say and may."""
+        begins = state.first and state.wildcard
+        if begins and not self._may(type_url, None, state.asked, now):
+            return None
+        everything = begins and self._begin(type_url, state)
+        send, removed = self._due(type_url, state, now)
+        answers = self._asked_for(type_url, state, now)
+        for key, entries in answers.items():
+            send.update(dict.fromkeys(entry.name for entry in entries))
+            if not entries:
+                removed.append(key)
+        if self.rules.delta:
+            speak = (state.first and (state.wildcard or not state.unanswered)) or bool(answers or send or removed)
+        elif type_url in self.rules.whole:
+            speak = begins or bool(answers or send or removed)
+        else:
+            speak = begins or bool(send)  # of these types nobody can be told that one is not there: the client waits for it
+        if not speak:
+            self._take_off(type_url, state, send, removed, answers)
+            self._advance(type_url, state)
+            return None
+        return self._respond(type_url, state, send, removed, answers, everything, now)
+
+    def _due(self, type_url: str, state: TypeState, now: float) -> tuple[dict[str, None], list[str]]:
+        """Of what is noted, what may be sent now, and what may be said to be gone."""
+        send: dict[str, None] = {}
+        removed: list[str] = []
+        if state.noted:
+            entries = self._store.types[type_url].entries
+            followed = self._followed(type_url, now)
+            for name, note in state.noted.items():
+                if self._leaves(type_url, name, note):
+                    if note.last > followed:
+                        continue
+                    if name not in entries:
+                        removed.append(name)
+                        continue
+                elif not self._may(type_url, entries[name], note.first, now):
+                    continue
+                send[name] = None
+        return send, removed
+
+    def _leaves(self, type_url: str, name: str, note: Noted) -> bool:
+        """Whether something may still rely on the form that the client has: it goes, or from now on counts only where it is named."""
+        entry = self._store.types[type_url].entries.get(name)
+        return entry is None or (entry.named and note.had is not None and not note.had.named)
+
+    def _begin(self, type_url: str, state: TypeState) -> bool:
+        """Note what the first response is to hold; or, where that is simply everything, say so."""
+        entries = self._store.types[type_url].entries
+        if not state.versions and (self._has_all_before(type_url) or all(self._has_needs(entry) for entry in entries.values())):
+            return True
+        for name, entry in entries.items():
+            version = state.versions.get(name)
+            if version != entry.version:
+                state.noted[name] = Noted(state.asked, state.asked, UNKNOWN if version is not None else None)
+        for name in state.versions:
+            if name not in entries:
+                state.noted[name] = Noted(self._store.number, self._store.number, UNKNOWN)
+        state.versions = {}
+        return False
+
+    def _asked_for(self, type_url: str, state: TypeState, now: float) -> dict[str, list[Entry]]:
+        """What answers the names that were asked for, as far as it may be sent now."""
+        found = {}
+        store = self._store.types[type_url]
+        for key, number in state.unanswered.items():
+            if not self._store.knows(type_url, key) or not self._may(type_url, None, number, now):
+                continue  # it is being worked out, or not its turn
+            entries = store.find(key)
+            if all(self._has_needs(entry) for entry in entries):
+                found[key] = entries
+        return found
+
+    def _may(self, type_url: str, entry: Entry | None, number: int, now: float) -> bool:
+        """Whether the client has answered all of the types that this one may name as of `number`, and has what `entry` names."""
+        for name in self.rules.types[: self.rules.types.index(type_url)]:
+            state = self.states.get(name)
+            if state is None:
+                if now < self._patient_until:
+                    return False
+            elif state.first or state.answered < number:
+                return False
+        if self._awaited:
+            earlier = self.rules.types[: self.rules.types.index(type_url)]
+            if any(name[0] in earlier and when > now for name, when in self._awaited.items()):
+                return False
+        return entry is None or self._has_needs(entry)
+
+    def _has_all_before(self, type_url: str) -> bool:
+        """Whether the client has something of every resource of the types that this one may name."""
+        states = [self.states.get(name) for name in self.rules.types[: self.rules.types.index(type_url)]]
+        return not any(state is not None and (state.fresh or any(note.had is None for note in state.noted.values())) for state in states)
+
+    def _has_needs(self, entry: Entry) -> bool:
+        for type_url, name in entry.needs:
+            state = self.states.get(type_url)
+            if state is None or not state.wildcard:
+                continue  # it does not take them from us, or asks for those that it wants
+            note = state.noted.get(name)
+            if name in state.fresh or (note is not None and note.had is None):
+                return False
+        return True
+
+    def _followed(self, type_url: str, now: float) -> float:
+        """The number up to which the client has answered all that could name this type's resources."""
+        found = math.inf
+        for name in self.rules.types[self.rules.types.index(type_url) + 1 :]:
+            state = self.states.get(name)
+            if state is not None:
+                found = min(found, 0 if state.first else state.answered)
+            elif now < self._patient_until:
+                return 0
+        return found
+
+    def _take_off(
+        self, type_url: str, state: TypeState, send: Iterable[str], removed: Iterable[str], answers: Mapping[str, Sequence[Entry]]
+    ) -> frozenset[str]:
+        """These go out now. Those of them that the client had nothing of."""
+        fresh = []
+        for name in send:
+            note = state.noted.pop(name, None)
+            if note.had is None if note is not None else name not in state.held:
+                fresh.append(name)
+        for name in removed:
+            state.noted.pop(name, None)
+            state.held.pop(name, None)
+        for key in answers:
+            del state.unanswered[key]
+            state.along.update(entry.name for entry in self._store.types[type_url].direct(key))
+            if not answers[key]:
+                self._awaited.pop((type_url, key), None)
+        return frozenset(fresh)
+
+    def _respond(
+        self,
+        type_url: str,
+        state: TypeState,
+        send: Mapping[str, None],
+        removed: list[str],
+        answers: Mapping[str, Sequence[Entry]],
+        everything: bool,
+        now: float,
+    ) -> Response:
+        store = self._store.types[type_url]
+        state.fresh = self._take_off(type_url, state, send, removed, answers)
+        if everything:
+            bundle = store.everything()
+        elif self.rules.delta or type_url not in self.rules.whole:
+            bundle = store.bundle(send)
+        else:
+            bundle = self._whole(type_url, state)
+        if not state.wildcard:
+            state.held.update((entry.name, entry.version) for entry in bundle.entries)
+        aliases = {}
+        if state.keys and self.rules.delta:
+            for entry in bundle.entries:
+                found = tuple(key for key in entry.keys if key in state.keys)
+                if found:
+                    aliases[entry.name] = found
+        self._count += 1
+        state.first = False
+        state.outstanding, state.since = f"{self._number}-{self._count}", now
+        state.sending = bundle.entries
+        state.covers = self._reach(type_url, state)
+        told = tuple(removed) if self.rules.delta else ()
+        return Response(type_url, state.outstanding, str(self._store.number), bundle, told, aliases)
+
+    def _whole(self, type_url: str, state: TypeState) -> Bundle:
+        """All that the client should have of a type now: of what may not be sent yet, the form that it has."""
+        store = self._store.types[type_url]
+        if state.wildcard and not state.noted:
+            return store.everything()
+        wanted = store.entries.values() if state.wildcard else [entry for key in state.keys for entry in store.find(key)]
+        forms: dict[str, Entry | None] = {entry.name: entry for entry in wanted}
+        forms.update((name, note.had) for name, note in state.noted.items())
+        return Bundle([entry for entry in forms.values() if entry is not None and entry is not UNKNOWN])
+
+    def _advance(self, type_url: str, state: TypeState) -> None:
+        """Nothing was to be said: that counts as answered."""
+        if state.first and (state.wildcard or self.rules.delta):
+            return
+        state.first = False
+        state.answered = max(state.answered, self._reach(type_url, state))
+        if not state.error and not state.noted:
+            state.acked = state.answered
+
+    def _reach(self, type_url: str, state: TypeState) -> int:
+        """Up to which number everything was sent, but for what is kept back because something may rely on it."""
+        waiting = [note.first for name, note in state.noted.items() if not self._leaves(type_url, name, note)]
+        return min(waiting, default=self._store.number + 1) - 1

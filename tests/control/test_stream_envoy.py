@@ -1,0 +1,286 @@
+"""What Envoy and gRPC are told: the state-of-the-world variant, make before break, names that are worked out when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from control.xds.messages import PATIENCE, Request, Response, Rules
+from control.xds.store import Entry, Store
+from control.xds.stream import Stream
+
+C, E, R, L = "cluster", "endpoints", "route", "listener"
+WHOLE = Rules((C, E, R, L), delta=False, whole=frozenset({C, L}))
+DELTA = Rules((C, E, R, L))
+
+
+def cluster(name: str, value: str = "1") -> Entry:
+    return Entry(name, C, value.encode(), follows=((E, name),))
+
+
+def plain(type_url: str, name: str, value: str = "1", needs: tuple[tuple[str, str], ...] = ()) -> Entry:
+    return Entry(name, type_url, value.encode(), needs=needs)
+
+
+class World:
+    def __init__(self, lazy: Iterable[str] = ()) -> None:
+        self.store = Store((C, E, R, L), lazy)
+        self.store.apply({})
+        self.clients: list[Client] = []
+
+    def put(self, *entries: tuple[str, Entry]) -> None:
+        changes: dict[str, dict[str, Entry | None]] = {}
+        for type_url, entry in entries:
+            changes.setdefault(type_url, {})[entry.name] = entry
+        self._apply(changes)
+
+    def drop(self, *names: tuple[str, str]) -> None:
+        changes: dict[str, dict[str, Entry | None]] = {}
+        for type_url, name in names:
+            changes.setdefault(type_url, {})[name] = None
+        self._apply(changes)
+
+    def _apply(self, changes: dict[str, dict[str, Entry | None]]) -> None:
+        changed = self.store.apply(changes)
+        for client in self.clients:
+            client.stream.note(changed)
+
+
+class Client:
+    """Notes what it is told, as `type: names`; what is gone with a minus."""
+
+    def __init__(self, world: World, rules: Rules = WHOLE) -> None:
+        world.clients.append(self)
+        self.stream = Stream(world.store, rules)
+        self.now = 0.0
+        self.wanted: dict[str, tuple[str, ...]] = {}
+        self.has: dict[str, dict[str, str]] = {name: {} for name in (C, E, R, L)}
+
+    def ask(self, type_url: str, *names: str, **fields: str) -> None:
+        if self.stream.rules.delta:
+            new = tuple(name for name in names if name not in self.wanted.get(type_url, ()))
+            self.stream.receive(Request(type_url, subscribe=new, **fields), self.now)
+        else:
+            self.stream.receive(Request(type_url, subscribe=names, **fields), self.now)
+        self.wanted[type_url] = names
+
+    def take(self) -> list[Response]:
+        responses = self.stream.next_responses(self.now)
+        for response in responses:
+            self.apply(response)
+        return responses
+
+    def apply(self, response: Response) -> None:
+        has = self.has[response.type_url]
+        if not self.stream.rules.delta and response.type_url in WHOLE.whole:
+            has.clear()
+        has.update((entry.name, entry.version) for entry in response.bundle.entries)
+        for name in response.removed:
+            has.pop(name, None)
+
+    def answer(self, response: Response, error: str = "") -> None:
+        self.ask(response.type_url, *self.wanted[response.type_url], nonce=response.nonce, error=error)
+
+    def told(self) -> list[str]:
+        """Take and answer until there is nothing more."""
+        found = []
+        while responses := self.take():
+            for response in responses:
+                found.append(said(response))
+                self.answer(response)
+        return found
+
+
+def said(response: Response) -> str:
+    names = sorted(entry.name for entry in response.bundle.entries) + [f"-{name}" for name in sorted(response.removed)]
+    return f"{response.type_url}: {' '.join(names)}".strip()
+
+
+def started(rules: Rules = WHOLE) -> tuple[World, Client]:
+    """An Envoy that has one listener, one route, one cluster with its endpoints."""
+    world = World()
+    world.put((C, cluster("c1")), (E, plain(E, "c1")), (R, plain(R, "r", "to c1", ((C, "c1"),))), (L, plain(L, "l")))
+    client = Client(world, rules)
+    client.ask(C)
+    assert client.told() == ["cluster: c1"]
+    client.ask(E, "c1")
+    assert client.told() == ["endpoints: c1"]
+    client.ask(L)
+    assert client.told() == ["listener: l"]
+    client.ask(R, "r")
+    assert client.told() == ["route: r"]
+    return world, client
+
+
+@pytest.mark.parametrize("rules", [WHOLE, DELTA], ids=["state of the world", "delta"])
+def test_a_new_cluster_is_warm_before_a_route_leads_there_and_the_old_one_goes_after(rules: Rules) -> None:
+    world, client = started(rules)
+    world.put((C, cluster("c2")), (E, plain(E, "c2")), (R, plain(R, "r", "to c2", ((C, "c2"),))))
+    world.drop((C, "c1"), (E, "c1"))
+    (clusters,) = client.take()
+    assert said(clusters) == ("cluster: c2" if rules.delta else "cluster: c1 c2"), "the old one is still in use"
+    assert client.take() == []
+    client.answer(clusters)
+    assert client.take() == [], "the route waits for the endpoints that Envoy is about to ask for"
+    assert client.stream.waits_until(client.now) == PATIENCE
+    client.ask(E, "c1", "c2")
+    (endpoints,) = client.take()
+    assert said(endpoints) == "endpoints: c2"
+    assert client.take() == []
+    client.answer(endpoints)
+    assert client.told() == ["route: r", *(["cluster: -c1", "endpoints: -c1"] if rules.delta else ["cluster: c2"])]
+    assert list(client.has[C]) == ["c2"]
+
+
+def test_endpoints_that_are_never_asked_for_are_waited_for_a_moment_only() -> None:
+    world, client = started()
+    world.put((C, cluster("c2")), (R, plain(R, "r", "to c2", ((C, "c2"),))))
+    assert client.told() == ["cluster: c1 c2"]
+    client.now = PATIENCE
+    assert client.told() == ["route: r"]
+
+
+def test_a_whole_response_holds_the_old_form_of_what_may_not_be_sent_yet() -> None:
+    world, client = started()
+    world.put((C, cluster("c1", "2")))
+    (clusters,) = client.take()
+    world.put((L, plain(L, "l", "2")), (L, plain(L, "m", "1")))
+    assert client.take() == []
+    world.drop((L, "l"))
+    client.answer(clusters)
+    assert client.told() == ["listener: m"]
+
+
+def test_of_endpoints_only_those_that_changed_are_sent() -> None:
+    world, client = started()
+    world.put((C, cluster("c2")), (E, plain(E, "c2")))
+    assert client.told() == ["cluster: c1 c2"]
+    client.ask(E, "c1", "c2")
+    assert client.told() == ["endpoints: c2"]
+    world.put((E, plain(E, "c1", "2")))
+    assert client.told() == ["endpoints: c1"]
+    assert client.stream.synced(E)
+
+
+def test_names_that_are_not_there_yet_are_sent_when_they_come() -> None:
+    world = World()
+    client = Client(world)
+    client.ask(E, "c1")
+    assert client.take() == [], "of endpoints nobody can be told that there are none"
+    world.put((E, plain(E, "c1")))
+    assert client.told() == ["endpoints: c1"]
+    client.ask(L, "nope")
+    assert client.told() == ["listener:"], "of listeners one can"
+
+
+def test_delta_says_what_is_absent() -> None:
+    client = Client(World(), DELTA)
+    client.ask(E, "c1")
+    assert client.told() == ["endpoints: -c1"]
+
+
+def test_an_answer_to_an_older_response_changes_nothing() -> None:
+    world, client = started()
+    world.put((E, plain(E, "c1", "2")))
+    (response,) = client.take()
+    client.ask(E, nonce="old")
+    assert client.stream.states[E].keys == {"c1"}
+    assert client.take() == []
+    client.wanted[E] = ("c1",)
+    client.answer(response)
+    assert client.stream.synced(E)
+
+
+def test_a_rejection_is_kept_and_not_sent_again() -> None:
+    world, client = started()
+    world.put((L, plain(L, "l", "bad")))
+    (response,) = client.take()
+    client.answer(response, error="no good")
+    assert client.take() == []
+    state = client.stream.states[L]
+    assert (state.nacks, state.error, client.stream.synced(L)) == (1, "no good", False)
+    world.put((L, plain(L, "l", "good")))
+    assert client.told() == ["listener: l"]
+    assert client.stream.synced(L)
+
+
+def test_what_is_asked_for_by_name_may_have_to_be_worked_out_first() -> None:
+    world = World(lazy=(L, R, C, E))
+    client = Client(world)
+    client.ask(L, "shop:80")
+    assert client.take() == []
+    world.store.prepared.add("shop:80")
+    world.put((L, plain(L, "shop:80")))
+    assert client.told() == ["listener: shop:80"]
+    client.ask(L, "shop:80", "nope:80")
+    assert client.take() == []
+    world.store.prepared.add("nope:80")
+    assert client.told() == ["listener: shop:80"]
+
+
+def test_who_unsubscribes_hears_no_more() -> None:
+    world, client = started()
+    client.ask(R, "other")
+    world.put((R, plain(R, "r", "2")))
+    assert client.told() == []
+    client.ask(R, "other", "r")
+    assert client.told() == ["route: r"], "and is answered anew when it asks again"
+
+
+CHANGES = st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.sampled_from("xyz"), st.booleans()), min_size=1, max_size=10)
+
+
+@pytest.mark.parametrize("rules", [WHOLE, DELTA], ids=["state of the world", "delta"])
+@given(history=CHANGES, data=st.data())
+@settings(deadline=None, max_examples=150)
+def test_a_route_never_leads_to_a_cluster_that_the_client_lacks(
+    rules: Rules, history: list[tuple[str, str | None, bool]], data: st.DataObject
+) -> None:
+    """Routes a, b, c lead to clusters x, y, z, or are gone; clusters exist exactly as long as a route leads there."""
+    world = World()
+    client = Client(world, rules)
+    client.ask(C)
+    client.ask(R, "a", "b", "c")
+    leads: dict[str, str] = {}
+    waiting: list[Response] = []
+    targets: dict[str, str] = {}
+
+    def look() -> None:
+        for response in client.stream.next_responses(client.now):
+            waiting.append(response)
+            client.apply(response)
+            if response.type_url == R:
+                targets.update((entry.name, entry.needs[0][1]) for entry in response.bundle.entries)
+            for name in client.has[R]:
+                assert targets[name] in client.has[C], f"{name} leads to {targets[name]}"
+
+    for route, target, slow in history:
+        before = set(leads.values())
+        if target is None:
+            leads.pop(route, None)
+            world.drop((R, route))
+            if not rules.delta:
+                # In the state of the world that cannot be said: who drops the listener that named a route no longer asks for it.
+                client.has[R].pop(route, None)
+                client.ask(R, *(name for name in client.wanted[R] if name != route))
+        else:
+            leads[route] = target
+            if route not in client.wanted[R]:
+                client.ask(R, *client.wanted[R], route)
+        now = set(leads.values())
+        world.put(*[(C, plain(C, name)) for name in now - before])
+        if target is not None:
+            world.put((R, plain(R, route, target, ((C, target),))))
+        world.drop(*[(C, name) for name in before - now])
+        look()
+        while waiting and not slow and data.draw(st.booleans()):
+            client.answer(waiting.pop(data.draw(st.integers(0, len(waiting) - 1))))
+            look()
+    while waiting:
+        client.answer(waiting.pop())
+        look()
+    assert {name: targets[name] for name in client.has[R] if name in leads} == leads
+    assert set(client.has[C]) == set(leads.values())
