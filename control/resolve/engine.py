@@ -199,6 +199,10 @@ class Engine:
         cell = self._cells.get(table, {}).get(arg)
         return cast("V | None", cell.value) if cell is not None else None
 
+    def tables(self) -> list[Table[Any, Any]]:
+        """The tables that have cells."""
+        return [table for table, cells in self._cells.items() if cells]
+
     def args(self, table: Table[A, V]) -> list[A]:
         return list(self._cells.get(table, {}))
 

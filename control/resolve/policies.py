@@ -13,16 +13,25 @@ from dataclasses import dataclass
 from control.catalog import Rejection, Subject
 from control.resolve.engine import Group, Read, query
 from control.resolve.services import services_for
-from control.resolve.tables import ANYTHING, OBJECTS, REJECTIONS, SETTINGS, Labels, Pair, first_pair, namespace_labels, pairs
-from mesh.model.manifest import AuthorizationPolicy, Key, Object, PeerAuthentication, Refused, selects
+from control.resolve.tables import ANYTHING, OBJECTS, REJECTIONS, SETTINGS, Labels, Pair, first_pair, pairs
+from control.resolve.waypoints import USE_WAYPOINT, gateway_key, service_waypoint, waypoints, workload_waypoint
+from mesh.model.manifest import (
+    AuthorizationPolicy,
+    Key,
+    Object,
+    PeerAuthentication,
+    Refused,
+    RequestAuthentication,
+    Service,
+    ServiceEntry,
+    selects,
+)
 from mesh.model.manifest.authorization import compile_policy, scope_of, unenforceable
 from mesh.model.manifest.mtls import Demand, MutualTlsModes, strict_policy
 from mesh.model.manifest.security import TargetRef
 from mesh.model.manifest.shapes import NOTHING
 from mesh.model.policy import Authorization, PolicyScope
 from mesh.model.state import DEFAULT_ROOT_NAMESPACE
-
-USE_WAYPOINT, USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint", "istio.io/use-waypoint-namespace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +72,75 @@ def policies(read: Read, subject: Subject) -> Outcome:
     policy = read(OBJECTS, subject) if isinstance(subject, Key) else None
     root = read(SETTINGS, None).root_namespace
     if isinstance(policy, AuthorizationPolicy):
-        return _accepted(policy, root)
+        return _targeted_policy(read, policy, root) if policy.spec.targets else _selecting_policy(policy, root)
+    if isinstance(policy, RequestAuthentication):
+        return _tokens(read, policy, root)
     rejection = read(REJECTIONS, subject)
     if rejection is None or rejection.kept:
         return NO_OUTCOME
     return _rejected(rejection.refused, root)
 
 
-def _accepted(policy: AuthorizationPolicy, root_namespace: str) -> Outcome:
+def _selecting_policy(policy: AuthorizationPolicy, root_namespace: str) -> Outcome:
     compiled = compile_policy(policy, root_namespace)
     if compiled.policy is None:
         return Outcome(notes=compiled.notes)
-    namespace = None if policy.namespace == root_namespace and not policy.spec.targets else policy.namespace
-    attached = _attachments(compiled.policy, namespace, policy.spec.match_labels, policy.spec.targets)
-    return Outcome((compiled.policy,), attached, notes=compiled.notes)
+    namespace = None if policy.namespace == root_namespace else policy.namespace
+    return Outcome((compiled.policy,), _attachments(compiled.policy, namespace, policy.spec.match_labels, ()), notes=compiled.notes)
+
+
+def _targeted_policy(read: Read, policy: AuthorizationPolicy, root_namespace: str) -> Outcome:
+    """A waypoint enforces it. Where there is none that does, what it covers is denied."""
+    compiled = compile_policy(policy, root_namespace)
+    if compiled.policy is None:
+        return Outcome(notes=compiled.notes if policy.spec.action == "AUDIT" else _lacking(read, policy.key, policy.spec.targets)[1])
+    lacking, notes = _lacking(read, policy.key, policy.spec.targets)
+    if not lacking:
+        return Outcome(notes=notes)
+    return Outcome((compiled.policy,), _attachments(compiled.policy, policy.namespace, NOTHING, lacking), notes=notes)
+
+
+def _tokens(read: Read, policy: RequestAuthentication, root_namespace: str) -> Outcome:
+    """Only a waypoint can look at tokens. Where there is none that does, bad ones would pass: all traffic is denied instead."""
+    if not policy.spec.jwt_rules:
+        return NO_OUTCOME
+    name = f"{policy.name}~{policy.KIND}"
+    if policy.spec.targets:
+        lacking, notes = _lacking(read, policy.key, policy.spec.targets)
+        if not lacking:
+            return Outcome(notes=notes)
+        denied = unenforceable(name, policy.namespace, PolicyScope.WORKLOAD)
+        return Outcome((denied,), _attachments(denied, policy.namespace, NOTHING, lacking), notes=notes)
+    labels = policy.spec.match_labels
+    namespace = None if policy.namespace == root_namespace else policy.namespace
+    denied = unenforceable(name, policy.namespace, scope_of(policy.namespace, bool(labels), root_namespace))
+    note = f"tokens are looked at by waypoints only, which take targetRefs: all traffic is denied to {_reach(namespace, labels, ())}"
+    return Outcome((denied,), _attachments(denied, namespace, labels, ()), notes=(note,))
+
+
+def _lacking(read: Read, key: Key, targets: tuple[TargetRef, ...]) -> tuple[tuple[TargetRef, ...], tuple[str, ...]]:
+    """The targets that something may reach without a waypoint of theirs, and what is to be said of them."""
+    lacking: list[TargetRef] = []
+    notes: list[str] = []
+    for target in targets:
+        if target.kind in ("Gateway", "GatewayClass"):
+            # Whether each that asks for it is let through it is seen where it asks.
+            lacking.append(target)
+            found = read(waypoints, gateway_key(key.namespace, target.name)) if target.kind == "Gateway" else None
+            if isinstance(found, str):
+                notes.append(f"needs the waypoint {target.name}: {found}; what asks for it is denied")
+            continue
+        holder = Key(target.kind, key.namespace, target.name)
+        if read(OBJECTS, holder) is None:
+            notes.append(f"there is no {holder}: the policy covers nothing of it")
+            lacking.append(target)
+            continue
+        use = read(service_waypoint, holder)
+        if use.waypoint is None:
+            lacking.append(target)
+            why = f"{USE_WAYPOINT}={use.wanted.name}: {use.why}" if use.wanted is not None else "it asks for none"
+            notes.append(f"needs a waypoint for {target.kind} {target.name} ({why}): the pods behind it are denied")
+    return tuple(lacking), tuple(notes)
 
 
 def _attachments(
@@ -141,12 +205,12 @@ def _reach(namespace: str | None, labels: Mapping[str, str], targets: tuple[Targ
 # Which policies pods are under.
 
 
-def _authorization_policies(key: Key, entry: Object) -> Iterable[Key]:
-    if isinstance(entry, AuthorizationPolicy):
+def _judged(key: Key, entry: Object) -> Iterable[Key]:
+    if isinstance(entry, (AuthorizationPolicy, RequestAuthentication)):
         yield key
 
 
-ACCEPTED: Group[Key, Object | None, Subject] = Group("accepted policies", OBJECTS, _authorization_policies, spawns=policies)
+ACCEPTED: Group[Key, Object | None, Subject] = Group("accepted policies", OBJECTS, _judged, spawns=policies)
 REFUSED: Group[Subject, Rejection | None, Subject] = Group("rejections", REJECTIONS, lambda subject, _: [subject], spawns=policies)
 
 
@@ -185,19 +249,17 @@ def policy_keys(read: Read, arg: tuple[str, Labels]) -> tuple[str, ...]:
 
 
 def _targeted(read: Read, target: TargetRef, owner: str | None, namespace: str, labels: Labels) -> bool:
-    """Whether traffic to pods of a namespace with these labels may be what a policy for this target is about."""
-    services = read(services_for, (namespace, labels))
-    if target.kind == "Service":
-        return owner in (None, namespace) and any(key.name == target.name for key in services)
-    holders: list[Mapping[str, str]] = [dict(labels), read(namespace_labels, namespace)]
-    holders += [service.labels for service in (read(OBJECTS, key) for key in services) if service is not None]
-    for held in holders:
-        waypoint = held.get(USE_WAYPOINT, "none")
-        if waypoint != "none" and target.kind == "GatewayClass":
-            return True
-        if waypoint == target.name and target.kind == "Gateway" and owner in (None, held.get(USE_WAYPOINT_NAMESPACE, namespace)):
-            return True
-    return False
+    """Whether traffic to pods of a namespace with these labels may be what a policy for this target is about, and no waypoint sees it."""
+    keys = read(services_for, (namespace, labels))
+    if target.kind in (Service.KIND, ServiceEntry.KIND):
+        return owner in (None, namespace) and any(
+            key.kind == target.kind and key.name == target.name and read(service_waypoint, key).waypoint is None for key in keys
+        )
+    uses = [read(workload_waypoint, (namespace, labels)), *(read(service_waypoint, key) for key in keys)]
+    missed = [use.wanted for use in uses if use.wanted is not None and use.waypoint is None]
+    if target.kind == "GatewayClass":
+        return bool(missed)
+    return any(wanted.name == target.name and owner in (None, wanted.namespace) for wanted in missed)
 
 
 # Mutual TLS.

@@ -6,9 +6,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from control.resolve.engine import Group, Read, query
-from control.resolve.policies import USE_WAYPOINT, mtls_modes, policies
-from control.resolve.tables import OBJECTS
-from mesh.model.manifest import AuthorizationPolicy, Key, Object, PeerAuthentication
+from control.resolve.policies import mtls_modes, policies
+from control.resolve.tables import OBJECTS, labels_of
+from control.resolve.waypoints import USE_WAYPOINT, admits, asked_of, asks, service_waypoint, waypoints, workload_waypoint
+from mesh.model.manifest import (
+    AuthorizationPolicy,
+    Key,
+    Namespace,
+    Object,
+    PeerAuthentication,
+    Pod,
+    RequestAuthentication,
+    Service,
+    ServiceEntry,
+    WorkloadEntry,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +39,7 @@ def statuses(read: Read, key: Key) -> Status | None:
     if entry is None:
         return None
     notes: tuple[str, ...] = ()
-    if isinstance(entry, AuthorizationPolicy):
+    if isinstance(entry, (AuthorizationPolicy, RequestAuthentication)):
         notes = read(policies, key).notes
     elif isinstance(entry, PeerAuthentication):
         notes = tuple(
@@ -35,15 +47,29 @@ def statuses(read: Read, key: Key) -> Status | None:
             for ignored, used in read(mtls_modes, entry.namespace).ignored
             if ignored.key == key
         )
-    waypoint = entry.labels.get(USE_WAYPOINT, "none")
-    if waypoint != "none":
-        # Said, since its traffic goes on without one.
-        notes = (*notes, f"{USE_WAYPOINT}={waypoint}: there is no such waypoint; traffic goes without one")
+    notes = (*notes, *_waypoint_notes(read, key, entry))
     return Status(str(key), entry.source, notes) if notes else None
 
 
+def _waypoint_notes(read: Read, key: Key, entry: Object) -> tuple[str, ...]:
+    """Said where a waypoint is asked for that does not work, since traffic goes on without it."""
+    if not asks(entry.labels):
+        return ()
+    if isinstance(entry, Namespace):
+        wanted = asked_of(entry.labels, entry.name)
+        found = read(waypoints, wanted)
+        why = found if isinstance(found, str) else "" if read(admits, (wanted, entry.name)) else "it lets no other namespace in"
+    elif isinstance(entry, (Service, ServiceEntry)):
+        why = read(service_waypoint, key).why
+    elif isinstance(entry, (Pod, WorkloadEntry)):
+        why = read(workload_waypoint, (entry.namespace, labels_of(entry.labels))).why
+    else:
+        why = ""
+    return (f"{USE_WAYPOINT}={entry.labels[USE_WAYPOINT]}: {why}; traffic goes without one",) if why else ()
+
+
 def _told(key: Key, entry: Object) -> Iterable[Key]:
-    if isinstance(entry, (AuthorizationPolicy, PeerAuthentication)) or entry.labels.get(USE_WAYPOINT, "none") != "none":
+    if isinstance(entry, (AuthorizationPolicy, PeerAuthentication, RequestAuthentication)) or asks(entry.labels):
         yield key
 
 

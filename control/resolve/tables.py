@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from control.catalog import Rejection, Subject
 from control.resolve.engine import Input, Read, query
 from mesh.model.identity import DEFAULT_TRUST_DOMAIN
-from mesh.model.manifest import Key, Namespace, Object
+from mesh.model.manifest import Key, Namespace, Node, Object
 from mesh.model.manifest.shapes import NOTHING
 from mesh.model.state import DEFAULT_ROOT_NAMESPACE
+from mesh.model.workload import Locality
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ SETTINGS: Input[None, MeshSettings] = Input("settings", MeshSettings())
 Pair = tuple[str, str]
 Labels = tuple[Pair, ...]
 """Labels as a key: sorted."""
+
+NOWHERE = Locality()
 
 ANYTHING: Pair = ("", "")
 """Stands for the label of a selector that has none."""
@@ -63,3 +66,9 @@ def pairs(labels: Iterable[Pair]) -> Iterable[Pair]:
 def namespace_labels(read: Read, namespace: str) -> Mapping[str, str]:
     found = read(OBJECTS, Key(Namespace.KIND, "", namespace))
     return found.labels if found is not None else NOTHING
+
+
+@query(10)
+def node_locality(read: Read, node: str) -> Locality:
+    found = read(OBJECTS, Key(Node.KIND, "", node))
+    return Locality(found.region, found.zone, found.subzone) if isinstance(found, Node) else NOWHERE

@@ -1,16 +1,18 @@
-"""Pods as tunnels are told of them."""
+"""Endpoints as tunnels are told of them: pods, and in `entries` what is no pod."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 from control.resolve.engine import Group, Read, query
+from control.resolve.entries import of_service_entry, of_slice, of_workload_entry
 from control.resolve.policies import policy_keys
 from control.resolve.services import NETWORK_LABEL, NamedPorts, memberships
-from control.resolve.tables import OBJECTS, SETTINGS, labels_of
+from control.resolve.tables import OBJECTS, SETTINGS, labels_of, node_locality
+from control.resolve.waypoints import workload_waypoint
 from mesh.model.enrolment import FINISHED_PHASES, REDIRECTION_ANNOTATION
 from mesh.model.identity import Identity
-from mesh.model.manifest import Key, Object, Pod
+from mesh.model.manifest import EndpointSlice, Key, Object, Pod, ServiceEntry, WorkloadEntry
 from mesh.model.workload import Health, NetworkMode, TunnelProtocol, Workload, WorkloadType
 
 REDIRECTION_ENABLED = "enabled"
@@ -30,8 +32,21 @@ def node_identity(read: Read, key: Key) -> tuple[str, Identity] | None:
 
 @query(50)
 def workloads(read: Read, key: Key) -> tuple[Workload, ...]:
-    pod = read(OBJECTS, key)
-    if not isinstance(pod, Pod) or pod.status.phase in FINISHED_PHASES or not pod.status.addresses:
+    match read(OBJECTS, key):
+        case Pod() as pod:
+            return _of_pod(read, pod)
+        case WorkloadEntry() as entry:
+            return of_workload_entry(read, entry)
+        case ServiceEntry() as entry:
+            return of_service_entry(read, entry)
+        case EndpointSlice() as slice_:
+            return of_slice(read, slice_)
+        case _:
+            return ()
+
+
+def _of_pod(read: Read, pod: Pod) -> tuple[Workload, ...]:
+    if pod.status.phase in FINISHED_PHASES or not pod.status.addresses:
         return ()
     settings = read(SETTINGS, None)
     labels = labels_of(pod.labels)
@@ -39,6 +54,7 @@ def workloads(read: Read, key: Key) -> tuple[Workload, ...]:
     redirected = pod.annotations.get(REDIRECTION_ANNOTATION) == REDIRECTION_ENABLED
     kind, owner = owner_of(pod)
     healthy = pod.status.ready and not pod.metadata.deletion_timestamp
+    use = read(workload_waypoint, (pod.namespace, labels))
     made = Workload(
         uid=f"{settings.cluster}//Pod/{pod.namespace}/{pod.name}",
         name=pod.name,
@@ -54,13 +70,21 @@ def workloads(read: Read, key: Key) -> tuple[Workload, ...]:
         workload_type=kind,
         workload_name=owner,
         native_tunnel=native,
+        # Only what is in the mesh is reached through a waypoint: a tunnel must be there to know that traffic came from it.
+        waypoint=use.waypoint.address if use.waypoint is not None and redirected and not pod.spec.host_network else None,
         policies=read(policy_keys, (pod.namespace, labels)),
         health=Health.HEALTHY if healthy else Health.UNHEALTHY,
         cluster=settings.cluster,
-        services=read(memberships, (pod.namespace, labels, _named_ports(pod))),
+        services=read(memberships, (pod.namespace, labels, _named_ports(pod), ())),
+        locality=read(node_locality, pod.spec.node_name),
         network_mode=NetworkMode.HOST_NETWORK if pod.spec.host_network else NetworkMode.STANDARD,
     )
     return (made,)
+
+
+def _endpoints(key: Key, entry: Object) -> Iterable[Key]:
+    if isinstance(entry, (Pod, WorkloadEntry, ServiceEntry, EndpointSlice)):
+        yield key
 
 
 def _pods(key: Key, entry: Object) -> Iterable[Key]:
@@ -68,7 +92,7 @@ def _pods(key: Key, entry: Object) -> Iterable[Key]:
         yield key
 
 
-PODS: Group[Key, Object | None, Key] = Group("pods", OBJECTS, _pods, spawns=workloads)
+ENDPOINTS: Group[Key, Object | None, Key] = Group("endpoints", OBJECTS, _endpoints, spawns=workloads)
 IDENTIFIED: Group[Key, Object | None, Key] = Group("identified pods", OBJECTS, _pods, spawns=node_identity)
 
 

@@ -1,0 +1,155 @@
+"""Whatever came and went, the mesh is what the objects that are there make of it: the resolution remembers nothing it should not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from control.resolve import Mesh, MeshSettings
+from control.xds.store import Store
+from control.xds.tunnels import TUNNEL_TYPES, tunnel_entries
+from mesh.model.manifest import parse_file
+from tests.control.objects import namespace, peer, pod, policy, service
+from tests.control.resolve.test_entries import entry, machine, slice_
+from tests.control.resolve.test_waypoints import CAPTURED, gateway, tokens
+
+# By place, what may stand there. Some are refused; some are of one name in two places.
+PLACES: list[list[str]] = [
+    [namespace("shop"), namespace("shop", "istio.io/use-waypoint: wp"), namespace("shop", "istio.io/use-waypoint: nope")],
+    [
+        pod("web-1", "10.0.0.1", meta=CAPTURED),
+        pod("web-1", "10.0.0.1", labels="app: db"),
+        pod("web-1", "10.0.0.9", status="phase: Succeeded"),
+    ],
+    [
+        pod("web-2", "10.0.0.2"),
+        pod("web-2", "10.0.0.2", labels="app: web, v: '2'", meta=CAPTURED),
+        pod("web-2", "10.0.0.2", spec="hostNetwork: 1"),
+    ],
+    [pod("db-1", "10.0.0.3", labels="app: db"), pod("db-1", "10.0.0.3", labels="app: db, istio.io/use-waypoint: wp", meta=CAPTURED)],
+    [
+        service("web", "clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: http}]"),
+        service("web", "ports: [{port: 80}]"),
+    ],
+    [service("web", "selector: {app: web}, ports: [{port: 80}]"), service("all", "selector: {app: db}, ports: [{port: 1}]")],
+    [service("wp", "clusterIP: 10.96.0.9, ports: [{port: 15008}]"), service("wp", "type: ExternalName, externalName: x.y")],
+    [gateway(), gateway(labels="istio.io/waypoint-for: all"), gateway(cls="other"), gateway(labels="istio.io/waypoint-for: workload")],
+    [
+        policy("p", "selector: {matchLabels: {app: web}}, action: DENY, rules: [{}]"),
+        policy("p", "rules: [{}]"),
+        policy("p", "nope: 1"),
+        "a: [",
+    ],
+    [policy("p", "action: DENY, rules: [{}]", "istio-system"), policy("q", "targetRefs: [{kind: Service, name: web}], rules: [{}]")],
+    [peer("s", "mtls: {mode: STRICT}"), peer("s", "mtls: {mode: STRICT}", "istio-system"), peer("s", "mtls: {mode: X}")],
+    [peer("t", "selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, portLevelMtls: {'8080': {mode: PERMISSIVE}}"), tokens("")],
+    [
+        entry("db", "hosts: [db.x], ports: [{number: 1, name: a}], resolution: DNS"),
+        entry(
+            "db",
+            "hosts: [web.shop.svc.cluster.local], ports: [{number: 1, name: a}], resolution: STATIC, workloadSelector: {labels: {app: db}}",
+        ),
+    ],
+    [
+        entry(
+            "d2",
+            "hosts: [db.x, dc.x], ports: [{number: 2, name: a}], resolution: STATIC, endpoints: [{address: 192.0.2.1}, {address: 192.0.2.1}]",
+        )
+    ],
+    [
+        machine("vm", "address: 192.0.2.9, labels: {app: web}"),
+        machine("vm", "address: h.x, labels: {app: db, networking.istio.io/tunnel: http}"),
+    ],
+    [
+        slice_(
+            "s",
+            "web",
+            "ports: [{port: 1}], endpoints: [{addresses: [192.0.2.5]}, {addresses: [10.0.0.1], targetRef: {kind: Pod, name: web-1}}]",
+        )
+    ],
+    ["{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}}"],
+]
+
+edits = st.tuples(st.integers(0, len(PLACES) - 1), st.integers(-1, 3))
+
+
+def view(mesh: Mesh) -> dict[str, Any]:
+    return {
+        "workloads": mesh.workloads,
+        "services": mesh.services,
+        "policies": mesh.policies,
+        "statuses": mesh.statuses,
+        "identities": mesh.identities(),
+        "unenforceable": mesh.unenforceable,
+        "cells": {table.name: sorted(map(str, mesh.engine.args(table))) for table in mesh.engine.tables()},
+    }
+
+
+def put(mesh: Mesh, place: int, text: str) -> None:
+    mesh.put("files", f"{place}.yaml", parse_file(text, f"{place}.yaml"))
+
+
+def settle(mesh: Mesh, store: Store) -> None:
+    changes = mesh.settle(mesh.take())
+    mesh.publish(changes)
+    store.apply(tunnel_entries(changes))
+    assert mesh.engine.bugs == []
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.lists(edits, min_size=1, max_size=4), max_size=12))
+def test_any_history_ends_where_a_fresh_start_does(history: list[list[tuple[int, int]]]) -> None:
+    mesh, store = Mesh(MeshSettings()), Store(TUNNEL_TYPES)
+    now: dict[int, str] = {}
+    for batch in history:
+        for place, choice in batch:
+            texts = PLACES[place]
+            now[place] = texts[choice] if 0 <= choice < len(texts) else ""
+            put(mesh, place, now[place])
+        settle(mesh, store)
+    # An accepted version may stay in force for what is refused now: that is remembered on purpose. It is gone once the place was empty.
+    for place in range(len(PLACES)):
+        put(mesh, place, "")
+    settle(mesh, store)
+    assert (mesh.workloads, mesh.services, mesh.statuses, mesh.identities(), mesh.catalog.objects) == ({}, {}, {}, {}, {})
+    for place, text in now.items():
+        put(mesh, place, text)
+    settle(mesh, store)
+    fresh, other = Mesh(MeshSettings()), Store(TUNNEL_TYPES)
+    for place, text in now.items():
+        put(fresh, place, text)
+    settle(fresh, other)
+    assert view(mesh) == view(fresh)
+    for type_url in TUNNEL_TYPES:
+        versions = [{name: entry.version for name, entry in each.types[type_url].entries.items()} for each in (store, other)]
+        assert versions[0] == versions[1]
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=150)
+@given(st.lists(edits, max_size=30))
+def test_without_refusals_no_detour_is_needed(history: list[tuple[int, int]]) -> None:
+    mesh, store = Mesh(MeshSettings()), Store(TUNNEL_TYPES)
+    settle(mesh, store)
+    now: dict[int, str] = {}
+    for place, choice in history:
+        texts = PLACES[place]
+        text = texts[choice] if 0 <= choice < len(texts) else ""
+        trial = Mesh(MeshSettings())
+        for other, known in {**now, place: text}.items():
+            put(trial, other, known)
+        trial.take()
+        if trial.catalog.rejections:
+            continue
+        now[place] = text
+        put(mesh, place, text)
+        settle(mesh, store)
+    fresh = Mesh(MeshSettings())
+    for place, text in now.items():
+        put(fresh, place, text)
+    settle(fresh, Store(TUNNEL_TYPES))
+    assert view(mesh) == view(fresh)
