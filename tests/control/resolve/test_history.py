@@ -56,7 +56,7 @@ PLACES: list[list[str]] = [
     [
         entry(
             "d2",
-            "hosts: [db.x, dc.x], ports: [{number: 2, name: a}], resolution: STATIC, endpoints: [{address: 192.0.2.1}, {address: 192.0.2.1}]",
+            "hosts: [db.x, dc.x], ports: [{number: 2, name: a}], resolution: STATIC, endpoints: [{address: 1.0.0.2}, {address: 1.0.0.2}]",
         )
     ],
     [
