@@ -135,11 +135,6 @@ def declared(read: Read, key: Key) -> tuple[NamespacedHostname, ...]:
     return names_of(read(OBJECTS, key), read(SETTINGS, None))
 
 
-def _declaring(key: Key, entry: Object) -> Iterable[Key]:
-    if isinstance(entry, (Service, ServiceEntry)):
-        yield key
-
-
 @query(60)
 def services(read: Read, name: NamespacedHostname) -> tuple[MeshService, ...]:
     """What a name is to the mesh: one service, or nothing."""
@@ -152,7 +147,7 @@ def services(read: Read, name: NamespacedHostname) -> tuple[MeshService, ...]:
     return ()
 
 
-DECLARING: Group[Key, Object | None, Key] = Group("declaring", OBJECTS, _declaring, spawns=declared)
+OBJECTS.spawn(declared, lambda entry: isinstance(entry, (Service, ServiceEntry)))
 DECLARED: Group[Key, tuple[NamespacedHostname, ...], NamespacedHostname] = Group(
     "declared names", declared, lambda _, names: names, spawns=services
 )

@@ -90,8 +90,8 @@ class TypeStore:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self._keys: dict[str, dict[str, None]] = {}
-        self._members: dict[str, dict[str, None]] = {}
+        self._keys: dict[str, str | dict[str, None]] = {}  # most have one name
+        self._members: dict[str, str | dict[str, None]] = {}
         self._bundles: dict[tuple[str, ...], Bundle] = {}
         self._everything: Bundle | None = None
 
@@ -117,7 +117,7 @@ class TypeStore:
 
     def direct(self, key: str) -> list[Entry]:
         """The resources with this name or key."""
-        names = dict.fromkeys(self._keys.get(key, ()))
+        names = dict.fromkeys(_names(self._keys.get(key)))
         if key in self.entries:
             names[key] = None
         return [self.entries[name] for name in names]
@@ -126,7 +126,7 @@ class TypeStore:
         """What answers a request for `key`: what has this name or key, and what is sent along; empty where nothing does."""
         names = {entry.name: None for entry in self.direct(key)}
         for name in tuple(names):
-            names.update(self._members.get(name, {}))
+            names.update(dict.fromkeys(_names(self._members.get(name))))
         return [self.entries[name] for name in names]
 
     def bundle(self, names: Iterable[str]) -> Bundle:
@@ -147,18 +147,28 @@ class TypeStore:
         return self._everything
 
     def _list(self, entry: Entry) -> None:
-        for key in entry.keys:
-            self._keys.setdefault(key, {})[entry.name] = None
-        for group in entry.groups:
-            self._members.setdefault(group, {})[entry.name] = None
+        for index, words in ((self._keys, entry.keys), (self._members, entry.groups)):
+            for word in words:
+                found = index.get(word)
+                if found is None:
+                    index[word] = entry.name
+                elif isinstance(found, str):
+                    index[word] = {found: None, entry.name: None}
+                else:
+                    found[entry.name] = None
 
     def _unlist(self, entry: Entry) -> None:
         for index, words in ((self._keys, entry.keys), (self._members, entry.groups)):
             for word in words:
                 found = index[word]
-                del found[entry.name]
-                if not found:
+                if isinstance(found, dict) and len(found) > 1:
+                    del found[entry.name]
+                else:
                     del index[word]
+
+
+def _names(found: str | dict[str, None] | None) -> Iterable[str]:
+    return () if found is None else (found,) if isinstance(found, str) else found
 
 
 class Store:
