@@ -14,8 +14,7 @@ from culvert.playground.refusedobjects import drop_refused, held_keys
 from culvert.playground.store import Store
 from culvert.playground.wanted import BUILT_IN_NAMESPACES
 from mesh.model.errors import ConfigError, Refusal
-from mesh.model.manifest import Key
-from mesh.model.manifest.load import POLICY_GROUP
+from mesh.model.manifest import POLICY_GROUP, Key
 
 
 @dataclass(frozen=True, slots=True)

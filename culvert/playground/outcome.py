@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from culvert.playground.documents import Document, dump
 from mesh.model.errors import Refusal
+from mesh.model.manifest import POLICY_KINDS, parse
 from mesh.model.manifest.authorization import compile_policy
-from mesh.model.manifest.load import POLICY_KINDS, parse
 from mesh.model.manifest.security import AuthorizationPolicy
 
 ROOT_NAMESPACE = "istio-system"

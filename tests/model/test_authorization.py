@@ -153,7 +153,7 @@ L7 = [
     ("{action: DENY, rules: [{from: [{source: {requestPrincipals: ['*']}}, {source: {namespaces: [x]}}]}]}", peer(), Reason.POLICY_DENY),
     ("{action: DENY, rules: [{when: [{key: connection.sni, values: [a]}]}]}", peer(), Reason.POLICY_DENY),
     (
-        "{action: DENY, rules: [{when: [{key: remote.ip, values: [a]}, {key: destination.port, values: ['80']}]}]}",
+        "{action: DENY, rules: [{when: [{key: remote.ip, values: [10.0.0.0/8]}, {key: destination.port, values: ['80']}]}]}",
         peer(),
         Reason.OK,
     ),
@@ -182,7 +182,7 @@ def test_a_rule_that_never_matches_keeps_its_place() -> None:
 
 
 def test_notes_name_the_field_and_the_effect() -> None:
-    (note,) = compiled("{action: DENY, rules: [{to: [{operation: {paths: [/a]}}], when: [{key: remote.ip, values: [x]}]}]}").notes
+    (note,) = compiled("{action: DENY, rules: [{to: [{operation: {paths: [/a]}}], when: [{key: remote.ip, values: [192.0.2.1]}]}]}").notes
     assert note == (
         "spec.rules[0].to[0].operation.paths, spec.rules[0].when[0].key remote.ip: judged only by a waypoint, and there is none; "
         "taken as matched, so that this rule denies more"

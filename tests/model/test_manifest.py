@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mesh.model.manifest import AuthorizationPolicy, Deployment, Namespace, PeerAuthentication, Pod, Service, load_directory, parse
-from mesh.model.manifest.shapes import Record, fields_of
+from mesh.model.manifest.record import Record, fields_of
 from mesh.model.manifest.tree import documents, plain, read
 
 FULL_POD = """

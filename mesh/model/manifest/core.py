@@ -1,4 +1,4 @@
-"""What every object has, and the two objects that hold nothing else of interest: namespaces and service accounts."""
+"""What every object has, and the objects that hold nothing else of interest: namespaces, service accounts and nodes."""
 
 # ruff: noqa: RUF009 - item() is dataclasses.field() with a shape
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from mesh.model.manifest.record import Record, item
 from mesh.model.manifest.shapes import (
     ANNOTATIONS,
     DNS_LABEL,
@@ -21,10 +22,8 @@ from mesh.model.manifest.shapes import (
     ListOf,
     MapOf,
     Opaque,
-    Record,
     Shape,
     Text,
-    item,
 )
 
 SOURCE_ANNOTATION = "culvert.dev/source"
@@ -34,7 +33,7 @@ TIMESTAMP = Text(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[-+]\d\d:\d\d)", "a 
 
 
 class Key(NamedTuple):
-    """What an object is called in all of a cluster. `namespace` is empty for kinds that are in none."""
+    """What an object is called in all of a cluster. `kind` is its `TYPE`; `namespace` is empty for kinds that are in none."""
 
     kind: str
     namespace: str
@@ -77,23 +76,31 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Object:
-    """Any object. `KIND` and `API_VERSIONS` say which documents it is read from; `where` is `file:line`, and is no part of equality."""
+    """Any object. `KIND` and `API_VERSIONS` say which documents it is read from; `TYPE` is what it is called where kinds of several
+    groups meet, which is the kind unless two of them share it. `where` is `file:line`, or the origin of an object that is from no
+    file, and is no part of equality.
+    """
 
     KIND: ClassVar[str] = ""
+    TYPE: ClassVar[str] = ""
     API_VERSIONS: ClassVar[tuple[str, ...]] = ()
     NAMESPACED: ClassVar[bool] = True
     NAME: ClassVar[Shape] = DNS_NAME
+
+    def __init_subclass__(cls) -> None:
+        cls.TYPE = cls.__dict__.get("TYPE", cls.KIND)
 
     where: str = field(default="", compare=False)
     metadata: Metadata = item(Record(Metadata), required=True)
 
     @property
     def key(self) -> Key:
-        return Key(self.KIND, self.metadata.namespace, self.metadata.name)
+        return Key(self.TYPE, self.metadata.namespace, self.metadata.name)
 
     @property
     def file(self) -> str:
-        return self.where.rpartition(":")[0]
+        file, _, line = self.where.rpartition(":")
+        return file if line.isdigit() else self.where
 
     @property
     def source(self) -> str:
@@ -139,10 +146,36 @@ class ServiceAccount(Object):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Node(Object):
+    """Where pods run: all that is asked of it is its place."""
+
+    KIND = "Node"
+    API_VERSIONS = ("v1",)
+    NAMESPACED = False
+
+    spec: Any = item(UNREAD)
+    status: Any = item(UNREAD)
+
+    @property
+    def region(self) -> str:
+        return self.labels.get("topology.kubernetes.io/region", "")
+
+    @property
+    def zone(self) -> str:
+        return self.labels.get("topology.kubernetes.io/zone", "")
+
+    @property
+    def subzone(self) -> str:
+        return self.labels.get("topology.istio.io/subzone", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
     """Labels that a pod must have, all of them. Empty selects every pod."""
 
-    match_labels: Mapping[str, str] = item(MapOf(LABELS.key, LABEL_VALUE, 4096), NOTHING)
+    match_labels: Mapping[str, str] = item(
+        MapOf(LABELS.key, LABEL_VALUE, 4096), NOTHING, about="Labels that a pod must have, all of them; none selects every pod."
+    )
 
 
 def selects(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:

@@ -9,20 +9,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from mesh.model.errors import ConfigError, Refusal
-from mesh.model.manifest.core import SOURCE_ANNOTATION, Key, Namespace, Object, Selector, ServiceAccount
-from mesh.model.manifest.pods import Deployment, Pod
-from mesh.model.manifest.security import DRY_RUN_ANNOTATION, AuthorizationPolicy, PeerAuthentication, TargetRef
-from mesh.model.manifest.services import Service
-from mesh.model.manifest.shapes import DNS_LABEL, ListOf, Record, Report, shown
-from mesh.model.manifest.tree import Document, Node, documents, read
+from mesh.model.errors import BugError, ConfigError, Refusal
+from mesh.model.manifest.core import SOURCE_ANNOTATION, Key, Object, Selector
+from mesh.model.manifest.kinds import (
+    ACCEPTED_KINDS,
+    POLICY_GROUP,
+    POLICY_KINDS,
+    Policy,
+    group_of,
+    known_kind,
+    namespaced,
+    served,
+    type_of,
+    versions_of,
+)
+from mesh.model.manifest.peerauth import PeerAuthentication
+from mesh.model.manifest.record import Record
+from mesh.model.manifest.security import DRY_RUN_ANNOTATION
+from mesh.model.manifest.shapes import DNS_LABEL, ListOf, Report, UnfitError, shown
+from mesh.model.manifest.targets import TargetRef
+from mesh.model.manifest.tree import Document, Node, documents, read, tree_of
 
-KINDS: tuple[type[Object], ...] = (Namespace, ServiceAccount, Pod, Deployment, Service, AuthorizationPolicy, PeerAuthentication)
-BY_KIND: Mapping[str, type[Object]] = {cls.KIND: cls for cls in KINDS}
-ACCEPTED_KINDS = ", ".join(f"{cls.KIND} ({', '.join(cls.API_VERSIONS)})" for cls in KINDS) + ", List (v1)"
-POLICY_GROUP = "security.istio.io"
-POLICY_KINDS = frozenset({AuthorizationPolicy.KIND, PeerAuthentication.KIND})
 DEFAULT_NAMESPACE = "default"
 MAX_LIST_DEPTH = 4
 
@@ -31,8 +40,8 @@ MAX_LIST_DEPTH = 4
 class Refused:
     """What was refused, with what could still be read of it.
 
-    `kind` and `name` are empty and `namespace` is None where they could not be read. `selector` is None where it could not;
-    empty selects all. `policy`: it is one, or may be one. `dry_run`: whatever it says, it asks for no enforcement.
+    `kind` is the object's type, as in its key. It and `name` are empty and `namespace` is None where they could not be read. `selector` is
+    None where it could not; empty selects all. `policy`: it is one, or may be one. `dry_run`: whatever it says, it asks for no enforcement.
     """
 
     refusals: tuple[Refusal, ...]
@@ -132,21 +141,65 @@ def _items(node: Node, file: str, depth: int) -> Iterable[tuple[Node, tuple[Refu
         yield from _items(item, file, depth + 1)
 
 
+def parse_object(value: Mapping[str, Any], origin: str) -> Parsed:
+    """One object as an API server gives it, decoded from JSON. `origin` is unique to it, and stands where a file and line would."""
+    found = _class_of(value.get("apiVersion"), value.get("kind"))
+    if found is not None:
+        try:
+            made = Record(found).take({name: inner for name, inner in value.items() if name not in ("apiVersion", "kind")}, where=origin)
+            return Parsed((_named(made),))
+        except UnfitError:
+            pass
+    try:
+        root = tree_of(value, origin)
+    except ConfigError as error:
+        head = {name: value.get(name) for name in ("apiVersion", "kind")}
+        metadata = value.get("metadata")
+        known = {name: metadata.get(name) for name in ("name", "namespace")} if isinstance(metadata, dict) else {}
+        return Parsed(refused=(replace(_refused(tree_of({**head, "metadata": known}, origin), origin, error.refusals), selector=None),))
+    result = _object(root, origin)
+    if not isinstance(result, Refused):
+        raise BugError(f"{origin}: refused at first, then taken")
+    return Parsed(refused=(result,))
+
+
+def _class_of(version: Any, kind: Any) -> type[Object] | None:
+    if not isinstance(version, str) or not isinstance(kind, str):
+        return None
+    return served(group_of(version), kind).get(version)
+
+
+def _named(made: Any) -> Object:
+    """As `_placed`, without a report."""
+    entry: Object = made
+    entry.NAME.take(entry.name)
+    if entry.NAMESPACED:
+        return entry if entry.namespace else _in_default(entry)
+    if entry.namespace:
+        raise UnfitError
+    return entry
+
+
+def _in_default(entry: Object) -> Object:
+    return replace(entry, metadata=replace(entry.metadata, namespace=DEFAULT_NAMESPACE))
+
+
 def _object(node: Node, file: str) -> Object | Refused | None:
     if node.value is None:
         return None
     report = Report(file, _subject(node), node.text("metadata", "annotations", SOURCE_ANNOTATION) or "")
-    cls = BY_KIND.get(node.text("kind") or "")
-    version = node.text("apiVersion")
+    kind, version = node.text("kind") or "", node.text("apiVersion")
+    classes = served(group_of(version or ""), kind)
     if not isinstance(node.value, dict):
         report.refuse(node, "", "an object: a mapping with apiVersion, kind and metadata")
-    elif cls is None:
+    elif not known_kind(kind):
         report.refuse(node.get("kind") or node, "kind", ACCEPTED_KINDS, None if node.get("kind") else "nothing")
-    elif version not in cls.API_VERSIONS:
+    elif version is None or version not in classes:
         at = node.get("apiVersion") or node
-        report.refuse(at, "apiVersion", " or ".join(cls.API_VERSIONS), None if node.get("apiVersion") else "nothing")
+        report.refuse(at, "apiVersion", " or ".join(classes or versions_of(kind)), None if node.get("apiVersion") else "nothing")
     else:
-        made = Record(cls).read(node, "", report, where=f"{file}:{node.line}")
+        where = f"{file}:{node.line}" if node.line else file
+        made = Record(classes[version]).read(node, "", report, where=where)
         if isinstance(made, Object):
             placed = _placed(made, node, report)
             if not report.refusals:
@@ -160,36 +213,38 @@ def _placed(made: Object, node: Node, report: Report) -> Object:
     assert metadata is not None  # the record was read from it
     made.NAME.read(metadata.get("name") or metadata, "metadata.name", report)
     if made.NAMESPACED:
-        if made.namespace:
-            return made
-        return replace(made, metadata=replace(made.metadata, namespace=DEFAULT_NAMESPACE))
+        return made if made.namespace else _in_default(made)
     if made.namespace:
         report.refuse(metadata.get("namespace") or metadata, "metadata.namespace", f"nothing: a {made.KIND} lives in no namespace")
     return made
 
 
 def _subject(node: Node) -> str:
-    kind, name = node.text("kind") or "", node.text("metadata", "name") or ""
-    cls = BY_KIND.get(kind)
+    group, kind, name = group_of(node.text("apiVersion") or ""), node.text("kind") or "", node.text("metadata", "name") or ""
     namespace = node.text("metadata", "namespace") or DEFAULT_NAMESPACE
-    return f"{kind} {name}".strip() if not name or (cls is not None and not cls.NAMESPACED) else f"{kind} {namespace}/{name}".strip()
+    what = type_of(group, kind)
+    return f"{what} {name}".strip() if not name or not namespaced(group, kind) else f"{what} {namespace}/{name}".strip()
 
 
 def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
     kind, version = node.text("kind") or "", node.text("apiVersion") or ""
-    cls = BY_KIND.get(kind)
+    group = group_of(version)
     selector, targets = _reach(node)
     return Refused(
         refusals,
         file,
-        kind,
-        _namespace(node) if cls is None or cls.NAMESPACED else "",
+        type_of(group, kind),
+        _namespace(node) if namespaced(group, kind) else "",
         node.text("metadata", "name") or "",
-        kind in POLICY_KINDS or version.partition("/")[0] == POLICY_GROUP or kind == "List",
+        _may_be_policy(version, kind),
         selector,
         targets,
         node.text("metadata", "annotations", DRY_RUN_ANNOTATION) == "true",
     )
+
+
+def _may_be_policy(version: Any, kind: Any) -> bool:
+    return kind in POLICY_KINDS or kind == "List" or (isinstance(version, str) and version.partition("/")[0] == POLICY_GROUP)
 
 
 def _namespace(node: Node) -> str | None:
@@ -227,12 +282,12 @@ def _reach(node: Node) -> tuple[Mapping[str, str] | None, tuple[TargetRef, ...]]
 def _refused_object(entry: Object, refusal: Refusal) -> Refused:
     selector: Mapping[str, str] = {}
     targets: tuple[TargetRef, ...] = ()
-    if isinstance(entry, (AuthorizationPolicy, PeerAuthentication)):
+    if isinstance(entry, Policy):
         selector = entry.spec.match_labels
-        targets = entry.spec.targets if isinstance(entry, AuthorizationPolicy) else ()
+        targets = () if isinstance(entry, PeerAuthentication) else entry.spec.targets
     dry_run = entry.annotations.get(DRY_RUN_ANNOTATION) == "true"
     policy = entry.KIND in POLICY_KINDS
-    return Refused((refusal,), entry.file, entry.KIND, entry.namespace, entry.name, policy, selector, targets, dry_run)
+    return Refused((refusal,), entry.file, entry.TYPE, entry.namespace, entry.name, policy, selector, targets, dry_run)
 
 
 _POLICY_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(POLICY_KINDS))}|{re.escape(POLICY_GROUP)})\b")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mesh.model.manifest.core import selects
-from mesh.model.manifest.security import PeerAuthentication
+from mesh.model.manifest.peerauth import PeerAuthentication
 from mesh.model.policy import (
     CONVERTED_PREFIX,
     STRICT_POLICY_NAME,

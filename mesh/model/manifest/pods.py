@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mesh.model.manifest.core import ANYTHING, UNREAD, Object
+from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import (
     ANNOTATIONS,
     DNS_LABEL,
@@ -24,10 +25,7 @@ from mesh.model.manifest.shapes import (
     Flag,
     Integer,
     ListOf,
-    Record,
-    Rule,
     Text,
-    item,
 )
 from mesh.model.workload import IPAddress
 

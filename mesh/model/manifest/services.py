@@ -11,6 +11,7 @@ from typing import Any
 
 from mesh.model.manifest.core import UNREAD, Object
 from mesh.model.manifest.pods import PROTOCOL, SECONDS
+from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import (
     LABELS,
     NOTHING,
@@ -24,10 +25,7 @@ from mesh.model.manifest.shapes import (
     Flag,
     ListOf,
     Parsed,
-    Record,
-    Rule,
     Text,
-    item,
 )
 from mesh.model.workload import IPAddress
 

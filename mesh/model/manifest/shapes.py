@@ -1,22 +1,18 @@
-"""How manifests are described: one frozen dataclass per object, whose fields say their shape, default and bounds.
+"""How values in manifests are described: what a field may hold, and what becomes of it.
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class ServicePort:
-        port: int = item(Integer(1, 65535), required=True)
-        target_port: int | str | None = item(PORT_OR_NAME)
-
-The description *is* the parser and the type, so that they cannot drift; a CRD's schema can be made from it by walking the same
-fields (`fields_of`). A field is called in YAML what it is called here, in camelCase, unless `name` says otherwise. `null` is as good as
-absent. Every shape's `read` reports what it refuses and goes on, so that one look at an object shows all that is wrong with it.
+A shape takes a value in two ways that decide alike. `take` gets plain values, as YAML or JSON gives them, and raises UnfitError at the
+first that it does not accept: the way of objects that come from an API server, nearly all of which are good. `read` gets a tree of nodes
+that know their lines, reports everything that it refuses, with field and line, and goes on. Leaves are written once, as `take`.
+`record` puts shapes together to objects; `schema` makes OpenAPI of them, so what an API server is to know of is a pattern in RE2's syntax.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -25,6 +21,10 @@ from mesh.model.manifest.tree import Node, plain
 
 MAX_REFUSALS = 20
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class UnfitError(Exception):
+    """A value that its shape does not accept. Never leaves the parser: who catches it reads the object again to say why."""
 
 
 class Report:
@@ -37,8 +37,10 @@ class Report:
         self.refusals: list[Refusal] = []
 
     def refuse(self, node: Node, path: str, accepted: str, value: str | None = None) -> None:
+        """Line 0 is that of values which come from no file."""
         if len(self.refusals) < MAX_REFUSALS:
-            where = f"{self.source} ({self.file}:{node.line})" if self.source else f"{self.file}:{node.line}"
+            place = f"{self.file}:{node.line}" if node.line else self.file
+            where = f"{self.source} ({place})" if self.source else place
             self.refusals.append(Refusal(where, self.subject, path, shown(node) if value is None else value, accepted))
 
 
@@ -60,33 +62,71 @@ def shown(node: Node) -> str:
 
 
 class Shape(Protocol):
-    """What a field may hold. `read` returns the frozen value; where it refused, what it returns is thrown away."""
+    """What a field may hold."""
 
     @property
     def accepted(self) -> str: ...
 
-    def read(self, node: Node, path: str, report: Report) -> Any: ...
+    def take(self, value: Any) -> Any:
+        """The frozen value. UnfitError."""
+
+    def read(self, node: Node, path: str, report: Report) -> Any:
+        """The frozen value; where it refused something, what it returns is thrown away."""
+
+
+class Leaf:
+    """A shape of scalars: `read` is `take` with a report."""
+
+    def take(self, value: Any) -> Any:
+        raise NotImplementedError
+
+    def wanted(self, value: Any) -> str:
+        """What is accepted, said to one who wrote this value."""
+        return str(getattr(self, "accepted", ""))
+
+    def read(self, node: Node, path: str, report: Report) -> Any:
+        try:
+            return self.take(node.value)
+        except UnfitError:
+            report.refuse(node, path, self.wanted(node.value))
+            return None
+
+
+def _unquoted(value: Any) -> bool:
+    return isinstance(value, (int, float))
 
 
 @dataclass(frozen=True)
-class Text:
-    """A string that matches a pattern as a whole. `accepted` says so in words."""
+class Text(Leaf):
+    """A string that matches a pattern as a whole, and in which `never`, if it is given, is found nowhere. `accepted` says so in words."""
 
     pattern: str = r"(?s).*"
     accepted: str = "a string"
     longest: int = 262144
+    never: str = ""
+    _matches: Callable[[str], object] | None = field(init=False, repr=False, compare=False)
+    _bars: Callable[[str], object] | None = field(init=False, repr=False, compare=False)
 
-    def read(self, node: Node, path: str, report: Report) -> Any:
-        value = node.value
-        if not isinstance(value, str):
-            report.refuse(node, path, f"{self.accepted}, in quotes" if isinstance(value, (int, float)) else self.accepted)
-        elif len(value) > self.longest or not re.fullmatch(self.pattern, value):
-            report.refuse(node, path, self.accepted)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_matches", re.compile(self.pattern).fullmatch if self.pattern != r"(?s).*" else None)
+        object.__setattr__(self, "_bars", re.compile(self.never).search if self.never else None)
+
+    def wanted(self, value: Any) -> str:
+        return f"{self.accepted}, in quotes" if _unquoted(value) else self.accepted
+
+    def take(self, value: Any) -> Any:
+        if (
+            not isinstance(value, str)
+            or len(value) > self.longest
+            or (self._matches is not None and not self._matches(value))
+            or (self._bars is not None and self._bars(value))
+        ):
+            raise UnfitError
         return value
 
 
 @dataclass(frozen=True)
-class Integer:
+class Integer(Leaf):
     lowest: int = -(2**63)
     highest: int = 2**63 - 1
 
@@ -94,25 +134,46 @@ class Integer:
     def accepted(self) -> str:
         return f"a number from {self.lowest} to {self.highest}"
 
-    def read(self, node: Node, path: str, report: Report) -> Any:
-        value = node.value
+    def take(self, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int) or not self.lowest <= value <= self.highest:
-            report.refuse(node, path, self.accepted)
+            raise UnfitError
         return value
 
 
 @dataclass(frozen=True)
-class Flag:
-    accepted: str = "true or false"
+class Number(Leaf):
+    """A number that need not be whole. Becomes a float."""
 
-    def read(self, node: Node, path: str, report: Report) -> Any:
-        if not isinstance(node.value, bool):
-            report.refuse(node, path, self.accepted)
-        return node.value
+    lowest: float
+    highest: float
+
+    @property
+    def accepted(self) -> str:
+        return f"a number from {self.lowest:g} to {self.highest:g}"
+
+    def take(self, value: Any) -> Any:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not isfinite(value)
+            or not self.lowest <= value <= self.highest
+        ):
+            raise UnfitError
+        return float(value)
 
 
 @dataclass(frozen=True)
-class Choice:
+class Flag(Leaf):
+    accepted: str = "true or false"
+
+    def take(self, value: Any) -> Any:
+        if not isinstance(value, bool):
+            raise UnfitError
+        return value
+
+
+@dataclass(frozen=True)
+class Choice(Leaf):
     """One of a few words."""
 
     words: tuple[str, ...]
@@ -121,14 +182,30 @@ class Choice:
     def accepted(self) -> str:
         return "one of " + ", ".join(self.words)
 
-    def read(self, node: Node, path: str, report: Report) -> Any:
-        if node.value not in self.words or not isinstance(node.value, str):
-            report.refuse(node, path, self.accepted)
-        return node.value
+    def take(self, value: Any) -> Any:
+        if not isinstance(value, str) or value not in self.words:
+            raise UnfitError
+        return value
 
 
 @dataclass(frozen=True)
-class Either:
+class Numbers(Leaf):
+    """One of a few numbers."""
+
+    values: tuple[int, ...]
+
+    @property
+    def accepted(self) -> str:
+        return "one of " + ", ".join(map(str, self.values))
+
+    def take(self, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int) or value not in self.values:
+            raise UnfitError
+        return value
+
+
+@dataclass(frozen=True)
+class Either(Leaf):
     """The first shape that takes the value."""
 
     shapes: tuple[Shape, ...]
@@ -137,46 +214,65 @@ class Either:
     def accepted(self) -> str:
         return ", or ".join(shape.accepted for shape in self.shapes)
 
-    def read(self, node: Node, path: str, report: Report) -> Any:
+    def take(self, value: Any) -> Any:
         for shape in self.shapes:
-            trial = Report(report.file)
-            value = shape.read(node, path, trial)
-            if not trial.refusals:
-                return value
-        report.refuse(node, path, self.accepted)
-        return None
+            try:
+                return shape.take(value)
+            except UnfitError:
+                continue
+        raise UnfitError
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """A string that a function turns into a value; ValueError refuses it."""
+class Parsed(Leaf):
+    """A string that a function turns into a value; ValueError refuses it. `pattern` and `longest` are judged first; they and `cel`, a
+    condition in the API server's language, stand in schemas for what the function demands.
+    """
 
     parse: Callable[[str], Any]
     accepted: str
+    pattern: str = ""
+    longest: int = 262144
+    cel: str = ""
+    _matches: Callable[[str], object] | None = field(init=False, repr=False, compare=False)
 
-    def read(self, node: Node, path: str, report: Report) -> Any:
-        if isinstance(node.value, str):
-            try:
-                return self.parse(node.value)
-            except ValueError:
-                pass
-        quoted = isinstance(node.value, (int, float)) and not isinstance(node.value, bool)
-        report.refuse(node, path, f"{self.accepted}, in quotes" if quoted else self.accepted)
-        return None
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_matches", re.compile(self.pattern).fullmatch if self.pattern else None)
+
+    def wanted(self, value: Any) -> str:
+        return f"{self.accepted}, in quotes" if _unquoted(value) and not isinstance(value, bool) else self.accepted
+
+    def take(self, value: Any) -> Any:
+        if not isinstance(value, str) or len(value) > self.longest or (self._matches is not None and not self._matches(value)):
+            raise UnfitError
+        try:
+            return self.parse(value)
+        except ValueError:
+            raise UnfitError from None
 
 
 @dataclass(frozen=True)
 class ListOf:
-    """Becomes a tuple. `unique` names the attribute in which no two items may be equal."""
+    """Becomes a tuple. `unique` names the attribute in which no two items may be equal; `distinct` says that of the items themselves."""
 
     shape: Shape
     fewest: int = 0
     most: int = 10_000
     unique: str = ""
+    distinct: bool = False
 
     @property
     def accepted(self) -> str:
         return f"a list of {self.fewest} to {self.most}, each {self.shape.accepted}"
+
+    def take(self, value: Any) -> Any:
+        if not isinstance(value, list) or not self.fewest <= len(value) <= self.most:
+            raise UnfitError
+        take = self.shape.take
+        values = tuple([take(entry) for entry in value])
+        if len(values) > 1 and (self.unique or self.distinct) and next(self._repeated(values), None) is not None:
+            raise UnfitError
+        return values
 
     def read(self, node: Node, path: str, report: Report) -> Any:
         if not isinstance(node.value, list):
@@ -186,16 +282,23 @@ class ListOf:
             value = "an empty list" if not node.value else f"{len(node.value)} items"
             report.refuse(node, path, f"{self.fewest} to {self.most} items" + ("; or leave the field out" if not node.value else ""), value)
         before = len(report.refusals)
-        values = tuple(self.shape.read(item, f"{path}[{index}]", report) for index, item in enumerate(node.value))
-        if self.unique and len(report.refusals) == before:
-            seen: set[object] = set()
-            for index, value in enumerate(values):
-                key = getattr(value, self.unique)
-                if key in seen:
-                    wire = wire_name(self.unique)
-                    report.refuse(node.value[index], f"{path}[{index}].{wire}", f"a {wire} that no other item has", repr(key))
-                seen.add(key)
+        values = tuple(self.shape.read(entry, f"{path}[{index}]", report) for index, entry in enumerate(node.value))
+        if len(report.refusals) == before and (self.unique or self.distinct):
+            wire = wire_name(self.unique)
+            for index, key in self._repeated(values):
+                at = f"{path}[{index}].{wire}" if wire else f"{path}[{index}]"
+                accepted = f"a {wire} that no other item has" if wire else "each item once"
+                report.refuse(node.value[index], at, accepted, repr(key) if isinstance(key, str) else str(key))
         return values
+
+    def _repeated(self, values: tuple[Any, ...]) -> Iterator[tuple[int, object]]:
+        """Where something stands for the second time, and what."""
+        seen: set[object] = set()
+        for index, value in enumerate(values):
+            key = getattr(value, self.unique) if self.unique else value
+            if key in seen:
+                yield index, key
+            seen.add(key)
 
 
 @dataclass(frozen=True)
@@ -210,6 +313,15 @@ class MapOf:
     def accepted(self) -> str:
         return f"a mapping from {self.key.accepted} to {self.shape.accepted}"
 
+    def take(self, value: Any) -> Any:
+        if not isinstance(value, dict) or len(value) > self.most:
+            raise UnfitError
+        take_key, take = self.key.take, self.shape.take
+        found = {take_key(name): take(entry) for name, entry in value.items()}
+        if len(found) != len(value):
+            raise UnfitError
+        return MappingProxyType(found)
+
     def read(self, node: Node, path: str, report: Report) -> Any:
         if not isinstance(node.value, dict):
             report.refuse(node, path, self.accepted)
@@ -218,8 +330,11 @@ class MapOf:
             report.refuse(node, path, f"at most {self.most} entries", f"{len(node.value)} entries")
         found: dict[Any, Any] = {}
         for name, value in node.value.items():
-            inner = f"{path}[{name}]"
-            found[self.key.read(Node(name, value.line), inner, report)] = self.shape.read(value, inner, report)
+            inner, before = f"{path}[{name}]", len(report.refusals)
+            key = self.key.read(Node(name, value.line), inner, report)
+            if key in found and len(report.refusals) == before:
+                report.refuse(value, inner, "each key once, in whatever way it is written", name)
+            found[key] = self.shape.read(value, inner, report)
         return MappingProxyType(found)
 
 
@@ -230,101 +345,11 @@ class Opaque:
     kept: bool = True
     accepted: str = "anything"
 
+    def take(self, value: Any) -> Any:
+        return value if self.kept else None
+
     def read(self, node: Node, path: str, report: Report) -> Any:
         return plain(node) if self.kept else None
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A condition over several fields of a record. `field` is where it is reported; `holds` gets the record."""
-
-    holds: Callable[[Any], bool]
-    field: str
-    accepted: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """A mapping that becomes an instance of a dataclass. Its `RULES`, if it has some, are judged when every field is good."""
-
-    cls: type[Any]
-
-    @property
-    def accepted(self) -> str:
-        return "a mapping with " + ", ".join(entry.wire for entry in fields_of(self.cls))
-
-    def read(self, node: Node, path: str, report: Report, **given: Any) -> Any:
-        """`given` are attributes that do not come from the mapping."""
-        if node.value is None and not path:
-            node = Node({}, node.line)
-        if not isinstance(node.value, dict):
-            report.refuse(node, path, self.accepted)
-            return None
-        before = len(report.refusals)
-        known = fields_of(self.cls)
-        names = {entry.wire for entry in known}
-        for name, value in node.value.items():
-            if name not in names and (path or name not in ("apiVersion", "kind")):
-                report.refuse(value, join(path, name), "one of the fields " + ", ".join(sorted(names)), "an unknown field")
-        values: dict[str, Any] = dict(given)
-        for entry in known:
-            inner = node.value.get(entry.wire)
-            if inner is not None and inner.value is not None:
-                values[entry.attribute] = entry.shape.read(inner, join(path, entry.wire), report)
-            elif entry.required:
-                report.refuse(node, join(path, entry.wire), entry.shape.accepted, "nothing")
-        if len(report.refusals) > before:
-            return None
-        made = self.cls(**values)
-        for rule in getattr(self.cls, "RULES", ()):
-            if not rule.holds(made):
-                at = node.value.get(rule.field, node)
-                report.refuse(at, join(path, rule.field), rule.accepted)
-        return made
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a record, as `item` described it."""
-
-    attribute: str
-    wire: str
-    shape: Shape
-    required: bool
-    default: Any
-
-
-def item(shape: Shape, default: Any = None, *, required: bool = False, name: str = "") -> Any:
-    """A dataclass field with its shape. `default` is what an absent field means; `name` its name in YAML, where camelCase is not it."""
-    metadata = {"shape": shape, "required": required, "name": name, "default": default}
-    if isinstance(default, MappingProxyType):  # read-only, but a dataclass takes what has no hash for mutable
-        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-_FIELDS: dict[type[Any], tuple[Field, ...]] = {}
-
-
-def fields_of(cls: type[Any]) -> tuple[Field, ...]:
-    """The described fields of a record, in order."""
-    known = _FIELDS.get(cls)
-    if known is None:
-        known = _FIELDS[cls] = _fields_of(cls)
-    return known
-
-
-def _fields_of(cls: type[Any]) -> tuple[Field, ...]:
-    return tuple(
-        Field(
-            field.name,
-            field.metadata["name"] or wire_name(field.name),
-            field.metadata["shape"],
-            field.metadata["required"],
-            field.metadata["default"],
-        )
-        for field in dataclasses.fields(cls)
-        if "shape" in field.metadata
-    )
 
 
 def wire_name(attribute: str) -> str:
@@ -363,6 +388,11 @@ PORT_OR_NAME = Either((PORT, PORT_NAME))
 IP = Parsed(ip_address, "an IPv4 or IPv6 address")
 
 
+# Exact for IPv4; of IPv6 only the letters that it is made of: the rest is the library's business.
+IPV4 = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(?:\.(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}"
+IPV6 = r"[0-9a-fA-F:]*:[0-9a-fA-F:.]*"
+
+
 def _network(text: str) -> Any:
     network = ip_network(text, strict=False)
     if network.version == 6 and network.network_address.ipv4_mapped is not None:
@@ -370,4 +400,4 @@ def _network(text: str) -> Any:
     return network
 
 
-NETWORK = Parsed(_network, "an IPv4 or IPv6 address or CIDR block (IPv4 in its own form)")
+NETWORK = Parsed(_network, "an IPv4 or IPv6 address or CIDR block (IPv4 in its own form)", rf"(?:{IPV4}|{IPV6})(?:/[0-9]{{1,3}})?", 64)

@@ -8,7 +8,7 @@ stay strings; an octal such as `0644` is a number; a key given twice is an error
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,6 +174,17 @@ def _integer(text: str) -> int:
     if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
         return sign * int(digits, 8)
     return sign * int(digits, 0)
+
+
+def tree_of(value: Any, origin: str, depth: int = 0) -> Node:
+    """Plain values, as JSON gives them, as a tree; without lines. ConfigError where it is nested too deeply."""
+    if depth > MAX_DEPTH:
+        raise ConfigError(Refusal(origin, "", "", f"more than {MAX_DEPTH} levels", "an object nested less deeply"))
+    if isinstance(value, Mapping):
+        return Node({str(key): tree_of(entry, origin, depth + 1) for key, entry in value.items()}, 0)
+    if isinstance(value, list):
+        return Node([tree_of(entry, origin, depth + 1) for entry in value], 0)
+    return Node(value, 0)
 
 
 def plain(node: Node) -> Any:
