@@ -42,6 +42,7 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one write per answer: two would wait for each other
     upstream: Upstream
 
     def answer(self) -> None:

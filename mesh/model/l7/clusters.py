@@ -152,8 +152,7 @@ class Tls:
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """`endpoints` are for those that bring their own (STATIC, DNS). `host`, `namespace`, `port` and `subset` tell what it stands for.
-    `proxy_protocol` 0 is none, else the version whose header goes first. `tunnel`: TCP goes through a proxy, by CONNECT (or POST) to
-    `tunnel_target`.
+    `proxy_protocol` 0 is none, else the version whose header goes first.
     """
 
     name: str
@@ -169,5 +168,3 @@ class Cluster:
     outlier: Outlier | None = None
     tls: Tls | None = None
     proxy_protocol: int = 0
-    tunnel_target: str = ""
-    tunnel_post: bool = False

@@ -1,11 +1,11 @@
-"""A service as routes and clusters need to know it: what the mesh says of it, where its endpoints come from, and what rules were made for
-it.
-"""
+"""A service as routes and clusters need to know it: what the mesh says of it, and where its endpoints come from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 
 from mesh.model.l7.chains import Traffic
 from mesh.model.workload import AppProtocol, Service, ServicePort
@@ -21,13 +21,20 @@ class Resolution(Enum):
     DYNAMIC_DNS = "DYNAMIC_DNS"
 
 
+NO_NAMES: Mapping[int, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class MeshService:
-    """`external`: nobody behind it is in the mesh. `labels` of subsets and policies are not here: they come from DestinationRules."""
+    """`port_names` by number, for what refers to ports by name. `external`: nobody behind it is in the mesh. `distribution` is what a
+    Kubernetes Service says of its traffic: PreferClose and so on.
+    """
 
     service: Service
     resolution: Resolution = Resolution.STATIC
     external: bool = False
+    port_names: Mapping[int, str] = field(default_factory=lambda: NO_NAMES)
+    distribution: str = ""
 
     @property
     def host(self) -> str:

@@ -25,6 +25,7 @@ from xds.type.v3 import typed_struct_pb2
 
 from mesh.model.codec.envoy import clusters, filters, parts, tls
 from mesh.model.l7.profile import NO_LABELS
+from mesh.model.l7.texts import MAX_PROGRAM
 
 ADS_CLUSTER = "xds"
 TOKEN_SECRET = "xds-token"  # noqa: S105 - a name
@@ -76,6 +77,8 @@ def bootstrap(node: Node, plane: ControlPlane, *, admin_port: int | None = 15000
     for source in (made.dynamic_resources.lds_config, made.dynamic_resources.cds_config):
         source.CopyFrom(parts.ads())
     made.static_resources.clusters.append(_plane(plane))
+    layer = made.layered_runtime.layers.add(name="culvert")
+    layer.static_layer.update({"re2.max_program_size.error_level": MAX_PROGRAM})
     if plane.token:
         secret = made.static_resources.secrets.add(name=TOKEN_SECRET)
         secret.generic_secret.secret.filename = plane.token
