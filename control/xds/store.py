@@ -174,13 +174,13 @@ def _names(found: str | dict[str, None] | None) -> Iterable[str]:
 class Store:
     """Resources of several types. `number` counts the changes from 1; 0 is before the first, when nothing is known.
 
-    `lazy`: types whose resources are worked out when somebody asks for them by name; `prepared` are the names for which that is done.
+    `lazy`: types whose resources are worked out when somebody asks for them by name; `prepared` are those for which that is done.
     """
 
     def __init__(self, types: Iterable[str], lazy: Iterable[str] = ()) -> None:
         self.number = 0
         self.lazy = frozenset(lazy)
-        self.prepared: set[str] = set()
+        self.prepared: set[Name] = set()
         self.types = {type_url: TypeStore() for type_url in types}
 
     def apply(self, changes: Mapping[str, Mapping[str, Entry | None]]) -> dict[str, list[Change]]:
@@ -193,7 +193,7 @@ class Store:
 
     def knows(self, type_url: str, key: str) -> bool:
         """Whether what there is of `key` has been worked out; false while a client that asked first has to wait for it."""
-        return type_url not in self.lazy or key in self.prepared
+        return type_url not in self.lazy or (type_url, key) in self.prepared
 
 
 # Protocol buffers, as far as it takes to frame what is serialised already (protobuf.dev/programming-guides/encoding).
