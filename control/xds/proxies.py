@@ -17,7 +17,7 @@ from typing import Protocol
 from control.auth import Caller
 from control.resolve import Changes, Mesh
 from control.resolve.l7.plans import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, Ref, Resource
-from control.resolve.l7.views import View
+from control.resolve.l7.views import CLIENT_PORTS, View
 from control.resolve.waypoints import GATEWAY_NAME
 from control.xds.messages import Refusal, Rules
 from control.xds.server import Hello
@@ -217,7 +217,8 @@ class Proxies:
         if kind is Kind.GRPC:
             return View(kind, namespace or "default", locality=locality), None
         bind, tunnels = (hello.metadata.get(key) == "true" for key in ("CULVERT_BIND", "ENABLE_HBONE"))
-        return View(kind, namespace or "default", locality=locality, bind=bind, tunnels=tunnels), identity
+        ports = _port(hello, "CULVERT_OUTBOUND_PORT", CLIENT_PORTS[0]), _port(hello, "HTTP_PROXY_PORT", CLIENT_PORTS[1])
+        return View(kind, namespace or "default", locality=locality, bind=bind, tunnels=tunnels, ports=ports), identity
 
     def _identity(self, caller: Caller, pod: Pod | None) -> Identity | None:
         """For whom there may be secrets: the account that the caller was proved to be, or that of the pod that its node vouches for."""
@@ -251,6 +252,15 @@ def _said(hello: Hello) -> tuple[Kind, str, str]:
         name = ""
     grpc = hello.user_agent.lower().startswith("grpc") or hello.metadata.get("GENERATOR") == "grpc"
     return (Kind.GRPC if grpc else Kind.CLIENT), name, namespace
+
+
+def _port(hello: Hello, name: str, default: int) -> int:
+    text = str(hello.metadata.get(name, ""))
+    if not text:
+        return default
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise Refusal(f"metadata {name} is {text!r}: expected a port from 1 to 65535")
+    return int(text)
 
 
 def _apply(known: dict[str, Entry | None], changes: Mapping[str, Entry | None]) -> None:

@@ -247,9 +247,9 @@ def _listener(read: Read, view: View, name: str) -> Resource | None:
     if name == CONNECT_ORIGINATE:
         return Resource(parts.serialized(waypoint.connect_originate()))
     if name == VIRTUAL_OUTBOUND:
-        return Resource(parts.serialized(client.virtual_outbound(seen)))
+        return Resource(parts.serialized(client.virtual_outbound(seen, view.ports[0])))
     if name == HTTP_PROXY:
-        return Resource(parts.serialized(client.http_proxy(seen)), follows=((ROUTE_TYPE, HTTP_PROXY),))
+        return Resource(parts.serialized(client.http_proxy(seen, view.ports[1])), follows=((ROUTE_TYPE, HTTP_PROXY),))
     chains = _chains(read, read(listeners, view).get(name, ()))
     if not chains:
         return None
