@@ -62,25 +62,20 @@ class ApiServer:
         self.api = Api(self.url, self.ca, self.pki.admin_token)
         addresses = {"127.0.0.1", SERVICE_ADDRESS, place.host, place.advertise} - {""}
         certificate, key = self.pki.server("apiserver", sorted(addresses))
-        # The server cannot publish a loopback address as the endpoint of the Service `kubernetes`: without nodes nobody would use it.
-        published = [f"--advertise-address={place.advertise}"] if place.advertise else ["--endpoint-reconciler-type=none"]
         self.program = Program(
             "kube-apiserver",
             [
                 *place.inside,
                 tools.find("kube-apiserver"),
                 f"--etcd-servers={etcd.url}",
-                f"--bind-address={'0.0.0.0' if place.advertise else place.host}",
                 f"--secure-port={self._port.number}",
-                *published,
+                *_flags_of(place, self.pki),
                 f"--service-cluster-ip-range={SERVICE_RANGE}",
                 f"--tls-cert-file={certificate}",
                 f"--tls-private-key-file={key}",
                 f"--client-ca-file={self.pki.ca}",
                 f"--token-auth-file={self.pki.tokens}",
-                "--authorization-mode=RBAC",
                 "--allow-privileged=true",
-                "--kubelet-preferred-address-types=InternalIP",
                 "--enable-aggregator-routing=true",
                 f"--service-account-issuer={ISSUER}",
                 f"--service-account-key-file={self.pki.accounts_key}",
@@ -91,6 +86,10 @@ class ApiServer:
             ],
             directory / "apiserver.log",
         )
+
+    @property
+    def port(self) -> int:
+        return self._port.number
 
     # Its life
 
@@ -195,6 +194,22 @@ class ApiServer:
     def admin_kubeconfig(self, url: str) -> Path:
         """The administrator's, through a proxy at `url`."""
         return self.pki.kubeconfig(self.directory / f"kubeconfig-{next(_numbers)}", url, self.pki.admin_token)
+
+
+def _flags_of(place: Place, pki: Pki) -> list[str]:
+    if not place.advertise:
+        # A loopback address cannot be published as the endpoint of the Service `kubernetes`; without nodes nobody would use it.
+        return [f"--bind-address={place.host}", "--endpoint-reconciler-type=none", "--authorization-mode=RBAC"]
+    certificate, key = pki.client("kube-apiserver", "system:masters")
+    return [
+        "--bind-address=0.0.0.0",
+        f"--advertise-address={place.advertise}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--kubelet-preferred-address-types=InternalIP",
+        f"--kubelet-client-certificate={certificate}",
+        f"--kubelet-client-key={key}",
+    ]
 
 
 class ControllerManager:

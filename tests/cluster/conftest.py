@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import apiserver, consul
+from tests.cluster import apiserver, consul, nodes
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.consul import Consul
 from tests.cluster.faultproxy import FaultProxy
+from tests.cluster.nodes import Cluster
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,13 @@ def namespace(server: ApiServer) -> str:
 @pytest.fixture
 def private_server(tmp_path: Path) -> Iterator[ApiServer]:
     with apiserver.running(tmp_path / "apiserver") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes for all tests that leave them as they are."""
+    with nodes.running() as running:
         yield running
 
 

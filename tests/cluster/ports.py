@@ -2,7 +2,8 @@
 
 Asking the kernel for a free port and closing it again is a race: between the two, and while a server is down for its restart, any
 client on the machine may be given the same number. So ports come from below the range that clients get (32768 and up), and each is
-held by a lock on a file of its number. The kernel lets go of the lock when the process that holds it dies, however it dies.
+held by a lock on one byte of a file that all runs share. The kernel lets go of the lock when the process that holds it dies, however it
+dies.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import fcntl
 import os
 import random
 import socket
+import struct
 import tempfile
 from pathlib import Path
 
@@ -45,11 +47,13 @@ def take() -> Reserved:
 
 def try_lock(what: str, number: int) -> int | None:
     """A descriptor that holds number `number` of `what` for this process (a forked child does not inherit it); None if another has it."""
-    directory = Path(tempfile.gettempdir()) / f"culvert-tests-{os.getuid()}" / what
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(directory / str(number), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    directory = Path(tempfile.gettempdir()) / f"culvert-tests-{os.getuid()}"
+    directory.mkdir(exist_ok=True, mode=0o700)
+    lock = os.open(directory / f"{what}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    # Of the open file, not of the process: within one process, too, a number is taken once. struct flock, fcntl(2).
+    byte = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.fcntl(lock, fcntl.F_OFD_SETLK, byte)
     except BlockingIOError:
         os.close(lock)
         return None
