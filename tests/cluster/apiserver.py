@@ -6,7 +6,7 @@
         Api(server.url, server.ca, server.token("shop", "cart", "istio-ca"))
 
 No controller runs, unless `ControllerManager` is started: namespaces get no default service account (`make_namespace` makes one), and
-deleted ones stay `Terminating`. The server lives outside any node, so it reaches webhooks by `url`, or by Endpoints' addresses.
+deleted ones stay `Terminating`. The server lives outside any node, so it reaches webhooks by `url`.
 
 `watch_cache=False` lets every watch read etcd itself, so that a compaction is seen at once. With the cache on, as on every real
 cluster, the server remembers enough to hide a compaction; there, `expire()` is what ends all that clients hold.

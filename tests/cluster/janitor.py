@@ -166,3 +166,8 @@ def remains(id: str) -> list[str]:
 def _mounts_below(directory: Path) -> list[str]:
     points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     return [point for point in points if point.startswith(f"{directory}/")]
+
+
+if __name__ == "__main__":
+    for swept in sweep():
+        print(f"removed what {PREFIX}{swept} had left")

