@@ -32,7 +32,7 @@ from tests.cluster.pki import Pki
 from tests.cluster.processes import Program, accepts, eventually
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
-SERVICE_RANGE, SERVICE_ADDRESS = "10.96.0.0/16", "10.96.0.1"
+SERVICE_RANGES, SERVICE_ADDRESS = "10.96.0.0/16,fd00:96::/112", "10.96.0.1"
 START_SECONDS = 60.0
 KUBECTL_SECONDS = 60.0
 
@@ -70,7 +70,7 @@ class ApiServer:
                 f"--etcd-servers={etcd.url}",
                 f"--secure-port={self._port.number}",
                 *_flags_of(place, self.pki),
-                f"--service-cluster-ip-range={SERVICE_RANGE}",
+                f"--service-cluster-ip-range={SERVICE_RANGES}",
                 f"--tls-cert-file={certificate}",
                 f"--tls-private-key-file={key}",
                 f"--client-ca-file={self.pki.ca}",

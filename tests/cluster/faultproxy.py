@@ -56,6 +56,7 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault proxy", daemon=True)
         self._server: asyncio.Server | None = None
+        self._refusing = False
 
     def __enter__(self) -> FaultProxy:
         self._thread.start()
@@ -84,11 +85,7 @@ class FaultProxy:
         """Reset the connections of requests that are being answered now; how many there were."""
 
         async def cut() -> int:
-            matching = [task for task, seen in self._running.items() if seen is not None and when(seen)]
-            for task in matching:
-                task.cancel()
-            await asyncio.gather(*matching, return_exceptions=True)
-            return len(matching)
+            return await _cancel([task for task, seen in self._running.items() if seen is not None and when(seen)])
 
         return self._run(cut())
 
@@ -96,14 +93,12 @@ class FaultProxy:
         """Nobody listens any more, and every connection is reset."""
 
         async def refuse() -> None:
-            if self._server is not None:
-                self._server.close()
-                self._server = None
-            everyone = list(self._running)
-            for task in everyone:
-                task.cancel()
-            await asyncio.gather(*everyone, return_exceptions=True)
+            server, self._server = self._server, None
+            if server is not None:
+                server.close()
+            await _cancel(list(self._running))
 
+        self._refusing = True
         self._run(refuse())
 
     def accept(self) -> None:
@@ -112,6 +107,7 @@ class FaultProxy:
         async def accept() -> None:
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port.number, ssl=self._tls)
 
+        self._refusing = False
         self._run(accept())
 
     def count(self, when: When) -> int:
@@ -130,7 +126,9 @@ class FaultProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None
+        if task is None or self._refusing:  # it was in its TLS handshake when we ceased to listen
+            writer.transport.abort()
+            return
         self._running[task] = None
         client = _Side(h11.Connection(h11.SERVER, MAX_HEADERS), reader, writer)
         try:
@@ -215,6 +213,13 @@ class FaultProxy:
             rule.kept[request.target] = response, bytes(kept)
         await client.send(h11.EndOfMessage())
         return True
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> int:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return len(tasks)
 
 
 class _Side:

@@ -1,9 +1,9 @@
 #!/bin/bash
-# node.sh DIRECTORY NAME ADDRESS: the first process of a node, in namespaces of its own (network, mount, PID, UTS).
+# node.sh DIRECTORY NAME ADDRESSES: the first process of a node, in namespaces of its own (network, mount, PID, UTS).
 # A node has a root file system of its own too, laid over the machine's: whatever pods with host paths write to /etc/cni, /opt/cni/bin,
 # /run or anywhere else stays in the node and is gone with it. Everything lies where a distribution would have it.
 set -euo pipefail
-node=$1 name=$2 address=$3
+node=$1 name=$2 addresses=$3
 root=$node/root
 
 mount --make-rprivate /
@@ -43,7 +43,7 @@ containerd --config "$node/containerd.toml" >>"$log/containerd.log" 2>&1 &
 for _ in {1..300}; do [ -S /run/containerd/containerd.sock ] && break; sleep 0.05; done
 for image in "$node"/../images/*.tar; do ctr -n k8s.io images import "$image" >>"$log/images.log" 2>&1; done
 kubelet --config "$node/kubelet.yaml" --kubeconfig "$node/kubelet.kubeconfig" --cert-dir /var/lib/kubelet/pki \
-    --hostname-override "$name" --node-ip "$address" >>"$log/kubelet.log" 2>&1 &
+    --hostname-override "$name" --node-ip "$addresses" >>"$log/kubelet.log" 2>&1 &
 kube-proxy --kubeconfig "$node/kube-proxy.kubeconfig" --hostname-override "$name" --proxy-mode nftables \
     --conntrack-max-per-core 0 >>"$log/kube-proxy.log" 2>&1 &
 # A node one of whose daemons has died is no node: its end ends everything in its namespaces.

@@ -56,9 +56,12 @@ def test_pods_on_both_nodes_reach_each_other_and_the_api_server(cluster: Cluster
     namespace = start_pods(cluster, pod("one", "node-1", SERVE), pod("two", "node-2", SERVE))
     pods = {item["metadata"]["name"]: item["status"] for item in cluster.server.api.items(f"/api/v1/namespaces/{namespace}/pods")}
     assert (pods["one"]["hostIP"], pods["two"]["hostIP"]) == ("10.97.0.1", "10.97.0.2")
+    assert all(len(status["podIPs"]) == 2 for status in pods.values())
     for here, there in (("one", "two"), ("two", "one")):
         inside = ("exec", "-n", namespace, here, "--")
-        assert cluster.server.kubectl(*inside, "timeout", "5", "wget", "-q", "-O-", f"http://{pods[there]['podIP']}/").strip() == there
+        for address in (entry["ip"] for entry in pods[there]["podIPs"]):
+            url = f"http://[{address}]/" if ":" in address else f"http://{address}/"
+            assert cluster.server.kubectl(*inside, "timeout", "5", "wget", "-q", "-O-", url).strip() == there
         # The Service of the API server itself, by kube-proxy: it asks for TLS.
         assert "400 Bad Request" in cluster.server.kubectl(*inside, "timeout", "5", "wget", "-O-", "http://10.96.0.1:443/", check=False)
 
