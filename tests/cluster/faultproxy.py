@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -132,10 +132,7 @@ class FaultProxy:
         self._running[task] = None
         client = _Side(h11.Connection(h11.SERVER, MAX_HEADERS), reader, writer)
         try:
-            while True:
-                message = [event async for event in client.events()]
-                if not message:
-                    break
+            while message := [event async for event in client.events()]:
                 request, body = message[0], b"".join(bytes(event.data) for event in message if isinstance(event, h11.Data))
                 assert isinstance(request, h11.Request)
                 seen = self._running[task] = Call.of(request)
@@ -180,10 +177,8 @@ class FaultProxy:
             await asyncio.wait({copy, closed}, return_when=asyncio.FIRST_COMPLETED)
             return copy.done() and copy.result()
         finally:
-            for task in (copy, closed):
-                task.cancel()
-            await asyncio.gather(copy, closed, return_exceptions=True)
-            writer.transport.abort()
+            writer.transport.abort()  # before anything is awaited: a test may cancel us here, too
+            await _cancel([copy, closed])
 
     async def _copy(self, server: _Side, client: _Side, rule: Rule | None, request: h11.Request, body: bytes) -> bool:
         fields = [(name, value) for name, value in request.headers if name not in (b"connection", b"transfer-encoding", b"content-length")]
@@ -215,7 +210,7 @@ class FaultProxy:
         return True
 
 
-async def _cancel(tasks: list[asyncio.Task[None]]) -> int:
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> int:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -14,8 +14,8 @@ for the tests; it has a small network of its own per cluster.
     machine ── 198.18.x.y/30 ── hub 10.97.0.254 ──┬── node-1 10.97.0.1 fd00:97::1, pods 10.244.1.0/24 fd00:244:1::/64
                                                   └── node-2 10.97.0.2 fd00:97::2, pods 10.244.2.0/24 fd00:244:2::/64
 
-Pods have addresses of both families, Services those that they ask for. From the machine only the hub is reached; a program that has to reach
-nodes and pods is started with `inside_hub()`.
+Pods have addresses of both families, Services those that they ask for. From the machine only the hub is reached; a program that has to
+reach nodes and pods is started with `inside_hub()`.
 
 All nodes share one kernel: what is attached to the root cgroup, or pinned under one bpffs, is seen by all. PIDs are those of the node's own
 namespace, machine-wide ones only BPF sees. Every node dies with the process that started it; `janitor` removes the rest after a killed run.

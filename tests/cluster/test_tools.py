@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,15 @@ def test_grpc_for_node_has_its_xds_client() -> None:
     script = "const xds = require('@grpc/grpc-js-xds'); require('@grpc/grpc-js'); xds.register(); console.log('registered')"
     done = subprocess.run([tools.find("node"), "-e", script], cwd=folder, capture_output=True, text=True, timeout=30, check=False)
     assert done.stdout.strip() == "registered", done.stderr
+
+
+def test_without_the_tools_the_tier_fails_and_says_what_to_run(tmp_path: Path) -> None:
+    """It is never skipped: a tier that did not run must not look like one that passed."""
+    one = f"{Path(__file__).with_name('test_harness.py')}::test_tokens_are_good_for_their_audience_only"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", one]
+    environment = os.environ | {tools.VARIABLE: str(tmp_path)}
+    done = subprocess.run(command, cwd=PINS.parents[1], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert f"etcd is not built in {tmp_path}: make tools" in done.stdout
+    assert "1 error" in done.stdout
+    assert "skipped" not in done.stdout
