@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 
 import yaml
@@ -52,7 +53,7 @@ def write(directory: Path, server: ApiServer, number: int, cgroup: str, shared: 
     kubelet = server.pki.client(f"system:node:node-{number}", "system:nodes")
     server.pki.kubeconfig(directory / "kubelet.kubeconfig", url, certificate=kubelet)
     server.pki.kubeconfig(directory / "kube-proxy.kubeconfig", url, certificate=server.pki.client("system:kube-proxy"))
-    (directory / "binds").write_text("".join(f"{path}\n" for path in (tools.directory(), shared)))
+    (directory / "binds").write_text("".join(f"{path}\n" for path in (tools.directory(), shared, *_elsewhere())))
     ranges = [[{"subnet": subnet}] for subnet in pods_of(number)]
     ipam = {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}
     bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "hairpinMode": True, "ipam": ipam}
@@ -62,6 +63,12 @@ def write(directory: Path, server: ApiServer, number: int, cgroup: str, shared: 
     x509 = {"clientCAFile": str(server.ca)}
     authentication = {"anonymous": {"enabled": False}, "webhook": {"enabled": True}, "x509": x509}
     (directory / "kubelet.yaml").write_text(yaml.safe_dump(KUBELET | {"cgroupRoot": f"/{cgroup}", "authentication": authentication}))
+
+
+def _elsewhere() -> list[Path]:
+    """This repository and its Python, where they are on another file system than the machine's root, which is all that a node sees of it."""
+    wanted = (Path(__file__).parents[2], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve())
+    return [path for path in wanted if path.stat().st_dev != Path("/").stat().st_dev]
 
 
 def make_cgroup(name: str) -> None:

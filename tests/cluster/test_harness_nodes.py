@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import signal
 import subprocess
 import sys
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from culvert.playground.processes import ProcessId, alive, in_namespaces
-from tests.cluster import images, janitor, nodes
+from tests.cluster import images, janitor, nodes, ports, wiring
 from tests.cluster.api import Object
 from tests.cluster.nodes import Cluster
-from tests.cluster.processes import eventually
+from tests.cluster.processes import Program, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -26,6 +27,24 @@ from tests.cluster import nodes
 with nodes.running() as cluster:
     print(cluster.directory, flush=True)
     sys.stdin.read()
+"""
+# PORT CERTIFICATE KEY: refuses whatever it is asked about.
+WEBHOOK = """
+import http.server, json, ssl, sys
+class Refuse(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        response = {"uid": asked["request"]["uid"], "allowed": False, "status": {"message": "not today"}}
+        body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+server = http.server.HTTPServer(("", int(sys.argv[1])), Refuse)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(*sys.argv[2:])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
 """
 
 
@@ -140,6 +159,52 @@ def test_two_clusters_do_not_meet_and_a_killed_one_is_swept_away(cluster: Cluste
     # And nothing of ours was hurt.
     assert "Running" in cluster.server.kubectl("get", "pod", "witness", "-n", namespace)
     assert janitor.remains(cluster.directory.name.rpartition("-")[2]) != []
+
+
+def test_the_api_server_calls_a_webhook_by_its_service() -> None:
+    with nodes.running(0) as control:
+        server = control.server
+        certificate, key = server.pki.server("webhook", [], ["hook.default.svc"])
+        port = ports.take()
+        command = [*control.inside_hub(), sys.executable, "-c", WEBHOOK, str(port.number)]
+        webhook = Program("webhook", [*command, certificate, key], control.directory / "webhook.log")
+        webhook.start()
+        try:
+            server.apply(webhook_objects(wiring.HUB_ADDRESS, port.number, server.ca.read_bytes()))
+
+            def asked() -> bool:
+                said = server.kubectl("create", "configmap", "any", "--dry-run=server", "-n", "default", check=False)
+                return 'admission webhook "hook.culvert.dev" denied the request: not today' in said
+
+            eventually("the webhook to be asked", asked)
+        finally:
+            webhook.stop()
+            port.release()
+
+
+def webhook_objects(address: str, port: int, ca: bytes) -> list[Object]:
+    """A Service without pods, and a webhook behind it that is asked about ConfigMaps."""
+    metadata = {"name": "hook", "namespace": "default"}
+    endpoints = {"addressType": "IPv4", "ports": [{"port": port}], "endpoints": [{"addresses": [address]}]}
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+    hook = {
+        "name": "hook.culvert.dev",
+        "clientConfig": {"service": {**metadata, "port": 443}, "caBundle": base64.b64encode(ca).decode()},
+        "rules": [rule],
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    slice_metadata = {**metadata, "labels": {"kubernetes.io/service-name": "hook"}}
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 443, "targetPort": port}]}},
+        {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": slice_metadata, **endpoints},
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": "hook"},
+            "webhooks": [hook],
+        },
+    ]
 
 
 def test_a_cluster_that_ended_in_order_leaves_nothing() -> None:
