@@ -66,7 +66,7 @@ def write(directory: Path, server: ApiServer, number: int, cgroup: str, shared: 
 
 
 def _elsewhere() -> list[Path]:
-    """This repository and its Python, where they are on another file system than the machine's root, which is all that a node sees of it."""
+    """This repository and its Python, where they are on another file system than the machine's root: a node sees that one only."""
     wanted = (Path(__file__).parents[2], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve())
     return [path for path in wanted if path.stat().st_dev != Path("/").stat().st_dev]
 

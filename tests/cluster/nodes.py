@@ -113,7 +113,7 @@ class Cluster:
 def running(count: int = 2) -> Iterator[Cluster]:
     """A cluster of `count` nodes that are ready. Everything of it is gone afterwards.
 
-    Without any node it is a control plane whose API server calls webhooks by their Services: endpoints on loopback are refused by Kubernetes.
+    Without any node it is a control plane whose API server calls webhooks by their Services; one on loopback can only call them by URL.
     """
     assert os.geteuid() == 0, "nodes are made of namespaces: run this as root"
     for program in PROGRAMS:
