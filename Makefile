@@ -95,7 +95,7 @@ test-e2e: setup root ## the whole playground
 test-interop: setup envoy root ## Envoy as a peer of our tunnel, both ways
 	@$(PYTEST) -m interop
 
-test-cluster: setup tools $(STAMPS)/apt-cluster root ## against a real Kubernetes, etcd and Consul
+test-cluster: setup envoy tools $(STAMPS)/apt-cluster root ## against a real Kubernetes, etcd and Consul
 	@$(PYTEST) -m cluster
 
 tools: $(STAMPS)/venv ## build those once, into a cache outside this directory: 15 minutes
