@@ -7,6 +7,7 @@ One module per program that is run; `conftest.py` has the fixtures, `test_harnes
     pki, api                    certificates and tokens; a small client of the API server
     etcd, apiserver             a private control plane of Kubernetes, without nodes, ready in seconds
     faults, faultproxy          what may go wrong on the way to the API server, and the proxy that makes it so
-    nodes                       whole nodes with pods: wiring (network), nodeconfig and node.sh (daemons), images, janitor (after a killed run)
+    nodes                       whole nodes with pods; wiring: their network; nodeconfig, node.sh: their daemons; images; janitor: after a
+                                run that was killed
     consul                      a real agent
 """
