@@ -74,7 +74,9 @@ def record_schema(cls: type[Any], times: int = 1) -> Schema:
 
 
 def _field(entry: Field, times: int) -> Schema:
-    schema: Schema = {"description": entry.about} if entry.about else {}
+    why = entry.unsupported if isinstance(entry.unsupported, str) else ""
+    about = f"{entry.about} Without effect here: {why}." if why else entry.about
+    schema: Schema = {"description": about} if about else {}
     schema |= schema_of(entry.shape, times)
     if isinstance(entry.written, (str, int, float)) and entry.written:
         schema["default"] = entry.written
