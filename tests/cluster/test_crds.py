@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 
-from mesh.model.manifest import parse_object
+from mesh.model.manifest import Object, parse_object
 from mesh.model.manifest.kinds import SERVED
 from tests.cluster.crdserver import Server, running
+from tests.model.documents import documents_of
 from tests.model.mistakes import GTW, MISTAKES, VS
 from tests.model.objects import SPECS, Mistake, document, full
 
@@ -97,6 +100,27 @@ def test_a_mistake_is_refused_unless_it_is_beyond_a_schema(server: Server, mista
     assert last in said, said
 
 
+@pytest.mark.parametrize("cls", sorted({cls for key in SPECS for cls in SERVED[key].values()}, key=lambda cls: cls.__name__))
+def test_what_the_parser_accepts_the_server_accepts(server: Server, cls: type[Object]) -> None:
+    """Its conditions in CEL too, which the schema's own tests do not judge."""
+    found: list[dict[str, Any]] = []
+
+    @settings(
+        max_examples=200, phases=[Phase.generate], database=None, derandomize=True, deadline=None, suppress_health_check=[*HealthCheck]
+    )
+    @given(documents_of(cls))
+    def collect(value: dict[str, Any]) -> None:
+        metadata = {"name": f"made-{len(found)}", **({"namespace": "shop"} if cls.NAMESPACED else {})}
+        if parse_object(value, "here").objects:
+            found.append(copy.deepcopy(value) | {"metadata": metadata})
+
+    collect()
+    assert len(found) > 2
+    everything = {"apiVersion": "v1", "kind": "List", "items": found}
+    said = server.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(everything), check=False)
+    assert said.count(ACCEPTED) == len(found), "\n".join(line for line in said.splitlines() if ACCEPTED not in line)
+
+
 def test_an_unknown_field_is_refused_as_kubectl_asks_for_it(server: Server) -> None:
     value = document(VS, {"hosts": ["a"], "http": [{"route": [{"destination": {"host": "a"}}], "retry": {}}]})
     said = server.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(value), check=False)
@@ -108,6 +132,14 @@ def test_a_message_of_a_rule_says_what_is_accepted(server: Server) -> None:
     said = server.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(document(GTW, spec)), check=False)
     assert "spec.listeners: Invalid value" in said
     assert "accepted: the protocol HBONE alone at a waypoint" in said
+
+
+def test_a_class_stays_with_its_controller(server: Server) -> None:
+    value = full(("gateway.networking.k8s.io", "GatewayClass"))
+    value["metadata"]["name"] = "stays"
+    server.kubectl("apply", "-f", "-", stdin=json.dumps(value))
+    value["spec"]["controllerName"] = "other.example/control"
+    assert "it never changes" in server.kubectl("apply", "-f", "-", stdin=json.dumps(value), check=False)
 
 
 def test_columns_show_the_conditions(server: Server) -> None:

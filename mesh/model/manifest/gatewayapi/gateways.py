@@ -57,6 +57,16 @@ class GatewayClassSpec:
     parameters_ref: ParametersRef | None = item(Record(ParametersRef), about="Settings of the class.", unsupported=NO_PARAMETERS)
     description: str = item(Text(longest=64), "", about="What the class is for.")
 
+    RULES = (
+        # Only who holds the older version can know: the server.
+        Rule(
+            lambda spec: True,
+            "controllerName",
+            "the controllerName that it has: it never changes",
+            "self.controllerName == oldSelf.controllerName",
+        ),
+    )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayClass(Object):

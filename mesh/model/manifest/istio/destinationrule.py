@@ -213,7 +213,8 @@ class TrafficPolicy:
             "",
             "at least one setting",
             "has(self.loadBalancer) || has(self.connectionPool) || has(self.outlierDetection) || has(self.tls) || "
-            "has(self.portLevelSettings) || has(self.tunnel) || has(self.proxyProtocol) || has(self.retryBudget)",
+            "has(self.portLevelSettings) && size(self.portLevelSettings) > 0 || "
+            "has(self.tunnel) || has(self.proxyProtocol) || has(self.retryBudget)",
         ),
         Rule(
             lambda policy: policy.tunnel is None or policy.proxy_protocol is None,
