@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 
 from mesh.model.manifest import Object, parse_object
@@ -119,6 +120,20 @@ def test_what_the_parser_accepts_the_server_accepts(server: Server, cls: type[Ob
     everything = {"apiVersion": "v1", "kind": "List", "items": found}
     said = server.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(everything), check=False)
     assert said.count(ACCEPTED) == len(found), "\n".join(line for line in said.splitlines() if ACCEPTED not in line)
+
+
+def test_the_examples_are_accepted(server: Server) -> None:
+    for name in ("bookstore", "outsider", "istio-system"):
+        server.kubectl("create", "namespace", name)
+    found = [
+        entry
+        for path in sorted((CRDS.parents[1] / "examples").rglob("*.yaml"))
+        for entry in yaml.safe_load_all(path.read_text())
+        if (entry["apiVersion"].partition("/")[0], entry["kind"]) in SPECS
+    ]
+    assert len({entry["kind"] for entry in found}) > 10
+    said = server.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(found), check=False)
+    assert said.count(ACCEPTED) == len(found), said
 
 
 def test_an_unknown_field_is_refused_as_kubectl_asks_for_it(server: Server) -> None:

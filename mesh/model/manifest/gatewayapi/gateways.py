@@ -216,7 +216,7 @@ class BackendTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayTls:
-    frontend: FrontendTls | None = item(Record(FrontendTls), about="TLS towards clients.", unsupported=NO_CLIENT_TLS)
+    frontend: FrontendTls | None = item(Record(FrontendTls), about="TLS towards clients.", unsupported=NO_CLIENT_TLS, guard=True)
     backend: BackendTls | None = item(Record(BackendTls), about="TLS towards backends.", unsupported=NO_BACKEND_TLS)
 
 
