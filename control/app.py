@@ -11,30 +11,32 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import timedelta
 
 import grpc
 import grpc.aio
 
 from control.admin import routes
-from control.authority import SERVING_LIFE, load_or_create
+from control.auth.tokens import NodeTokens
+from control.ca import CaSettings, CertificateAuthority, DirectoryStore
+from control.ca.make import Lives
 from control.catalog import Catalog
-from control.certificates import CertificateService
 from control.config import Config
 from control.metrics import Metrics
 from control.resolve import MeshSettings, Resolved, resolve
 from control.snapshot import Snapshot, build
 from control.sources import Source
 from control.sources.files import FilesSource
-from control.tokens import NodeTokens
 from control.xds.server import XdsServer
 from mesh.io.http import HttpServer
 from mesh.io.log import Log
 from mesh.model.identity import Identity
 from mesh.model.manifest import Refused, combine
+from mesh.model.workload import TunnelProtocol
 
 MAX_REQUEST = 32 << 20  # a client names every resource that it holds
 DRAIN = 2.0
+ROOTS, COMMANDS = "root-cert.pem", "command.sock"  # in the CA's directory
 
 log = Log("control")
 
@@ -45,26 +47,37 @@ class ControlPlane:
     def __init__(self, config: Config, sources: Sequence[Source] | None = None) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.authority = load_or_create(config.ca_dir, config.trust_domain)
         self.resolved: Resolved | None = None
         self.ports: dict[str, int] = {}
         tokens = NodeTokens(config.node_tokens)
         self.xds = XdsServer(tokens, self.metrics)
-        self.certificates = CertificateService(self.authority, tokens, self._runs_on, config.cert_ttl, self.metrics)
-        self.http = HttpServer(routes(self.xds, lambda: self.resolved, self.metrics))
+        self.ca = CertificateAuthority(
+            CaSettings(
+                config.trust_domain,
+                config.cert_ttl,
+                Lives(intermediate=timedelta(seconds=config.intermediate_ttl)),
+                config.ca_mount,
+                config.ca_dir / ROOTS,
+            ),
+            DirectoryStore(config.ca_dir),
+            tokens,
+            self._runs_on,
+            self._nodes,
+            self.metrics.registry,
+            config.ca_dir / COMMANDS,
+        )
+        self.http = HttpServer({**routes(self.xds, lambda: self.resolved, self.metrics), **self.ca.routes()})
         self._settings = MeshSettings(config.root_namespace, config.trust_domain, config.cluster, config.cluster_domain)
         self._sources: Sequence[Source] = sources if sources is not None else (FilesSource(config.manifests),)
         self._catalog = Catalog()
         self._stale = asyncio.Event()
         self._stopping = asyncio.Event()
         self._grpc: grpc.aio.Server | None = None
-        self._serving = (b"", b"")
-        self._renew_at = datetime.min.replace(tzinfo=UTC)
         self._known_refusals: frozenset[str] = frozenset()
-        self.metrics.root_expiry.set(self.authority.not_after.timestamp())
 
     async def start(self) -> None:
-        """Listen everywhere. OSError or RuntimeError where an address is taken."""
+        """Listen everywhere. OSError or RuntimeError where an address is taken; ConfigError where the CA cannot be used."""
+        await self.ca.start()
         options = [
             ("grpc.max_receive_message_length", MAX_REQUEST),
             ("grpc.max_send_message_length", -1),
@@ -76,9 +89,9 @@ class ControlPlane:
             ("grpc.keepalive_timeout_ms", 10_000),
         ]
         server = self._grpc = grpc.aio.server(options=options)
-        server.add_generic_rpc_handlers((self.xds.handler(), self.certificates.handler()))
+        server.add_generic_rpc_handlers((self.xds.handler(), *self.ca.handlers()))
         if self.config.xds_address:
-            credentials = grpc.dynamic_ssl_server_credentials(self._certificate(), lambda: self._certificate(), False)
+            credentials = self.ca.serving(self.config.server_names).credentials()
             self.ports["xds"] = server.add_secure_port(self.config.xds_address, credentials)
         if self.config.xds_plaintext:
             self.ports["plaintext"] = server.add_insecure_port(self.config.xds_plaintext)
@@ -91,7 +104,7 @@ class ControlPlane:
         """Until `stop` is called or a source fails for good."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(source.run(self._stale.set)) for source in self._sources]
-            tasks.append(group.create_task(self._keep_resolving()))
+            tasks += (group.create_task(self._keep_resolving()), group.create_task(self.ca.run()))
             await self._stopping.wait()
             for task in tasks:
                 task.cancel()
@@ -103,17 +116,16 @@ class ControlPlane:
         if self._grpc is not None:
             await self._grpc.stop(DRAIN)
         await self.http.close()
+        await self.ca.close()
 
     def _runs_on(self, node: str, identity: Identity) -> bool:
         return self.resolved is not None and identity in self.resolved.identities.get(node, ())
 
-    def _certificate(self) -> grpc.ServerCertificateConfiguration:
-        """What our own port shows; made anew at half of its life. gRPC asks at every handshake, from a thread of its own."""
-        now = datetime.now(UTC)
-        if now >= self._renew_at:
-            self._serving = self.authority.serving(self.config.server_names)
-            self._renew_at = now + SERVING_LIFE / 2
-        return grpc.ssl_server_certificate_configuration([self._serving])
+    def _nodes(self) -> set[str]:
+        """Those on which pods of the mesh run: their tunnels hold certificates, connected or not."""
+        if self.resolved is None:
+            return set()
+        return {workload.node for workload in self.resolved.workloads if workload.protocol is TunnelProtocol.HBONE and workload.node}
 
     async def _keep_resolving(self) -> None:
         while True:
