@@ -41,6 +41,7 @@ class CommandSocket:
         self._keeper = keeper
         self._path = path
         self._server: asyncio.Server | None = None
+        self._inode = 0
         self._open = 0
 
     async def start(self) -> None:
@@ -50,10 +51,10 @@ class CommandSocket:
             self._path.unlink()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            os.fchmod(sock.fileno(), 0o600)  # so that it is never more open than this, not even between bind and chmod
+            os.fchmod(sock.fileno(), 0o600)  # before it is bound: so its file is never more open than this
             with short_path(self._path) as address:
                 sock.bind(address)
-            self._path.chmod(0o600)
+            self._inode = self._path.stat().st_ino
             self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=MAX_LINE)
         except BaseException:
             sock.close()
@@ -63,7 +64,8 @@ class CommandSocket:
         if self._server is not None:
             self._server.close()
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                if self._path.stat().st_ino == self._inode:  # else a successor's
+                    self._path.unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
