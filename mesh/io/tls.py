@@ -81,6 +81,9 @@ def make_credentials(key_pem: bytes, chain_pem: Sequence[str], trust: str = "") 
     try:
         server = _context(ssl.PROTOCOL_TLS_SERVER, key_pem, presented, roots)
         client = _context(ssl.PROTOCOL_TLS_CLIENT, key_pem, presented, roots)
+        known = client.cert_store_stats()
+        if known["x509"] != known["x509_ca"]:
+            raise ValueError("what came as roots holds a certificate that is none")
         certificate = _prove(server, client)
     except (ssl.SSLError, ValueError) as error:
         raise PeerError(Reason.NO_CERTIFICATE, f"the certificate cannot be used: {describe(error)}") from error
