@@ -17,14 +17,14 @@ import contextlib
 import json
 import os
 import socket
-import struct
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from control.ca.keeper import Keeper
 from control.ca.view import view
 from mesh.io.log import Log
+from mesh.io.unix import peer_user, short_path
 from mesh.model.errors import CulvertError
 
 log = Log("ca")
@@ -70,7 +70,7 @@ class CommandSocket:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
         try:
-            user = _user(writer.get_extra_info("socket"))
+            user = peer_user(writer.get_extra_info("socket"))
             if user not in (0, os.geteuid()) or self._open > MAX_CONNECTIONS:
                 log.warning("a command to the CA was refused", user=user, connections=self._open)
                 return
@@ -116,21 +116,5 @@ class CommandSocket:
         }
 
 
-@contextlib.contextmanager
-def short_path(path: Path) -> Iterator[str]:
-    """An address of a Unix socket for a path of any length: the kernel takes 107 bytes."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
-
-
 async def _nothing() -> None:
     pass
-
-
-def _user(sock: socket.socket) -> int:
-    """Who is at the other end (unix(7), SO_PEERCRED)."""
-    _, user, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(user)

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from control.ca import command as module
-from control.ca.command import CommandSocket, short_path
+from control.ca.command import CommandSocket
 from control.ca.keeper import Keeper
+from mesh.io.unix import short_path
 from tests.control.ca.support import a_keeper
 
 
