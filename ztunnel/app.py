@@ -165,6 +165,7 @@ class App:
             states[entry.state(now).value] = states.get(entry.state(now).value, 0) + 1
         for state in ("Available", "Initializing", "Unavailable"):
             self.metrics.certificates.set(states.get(state, 0), state)
+        self.metrics.ca_followed.set(self.follower.connected)
         self.metrics.tunnels.set(self.pool.size, "outbound")
         self.metrics.tunnels.set(sum(len(pod.tunnels) for pod in self.pods.pods.values()), "inbound")
         self.metrics.log_dropped.set(self._access_sink.dropped)

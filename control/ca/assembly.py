@@ -16,6 +16,7 @@ from control.ca.follow import FollowService
 from control.ca.holders import Holders
 from control.ca.keeper import CaSettings, Keeper
 from control.ca.metrics import CaMetrics
+from control.ca.rates import Rates
 from control.ca.service import CertificateService, RunsOn
 from control.ca.serving import Serving
 from control.ca.store import Store
@@ -25,7 +26,9 @@ from mesh.io.http import Response, Routes, json_response
 
 
 class CertificateAuthority:
-    """`runs_on` and `nodes` speak of the mesh: whose pods run where, and which nodes have any. `socket`: where commands are taken."""
+    """`runs_on` and `nodes` speak of the mesh: whose pods run where, and which nodes have any. `socket`: where commands are taken; `rates`:
+    how much one caller may ask for.
+    """
 
     def __init__(
         self,
@@ -36,11 +39,13 @@ class CertificateAuthority:
         nodes: Callable[[], Iterable[str]],
         registry: CollectorRegistry,
         socket: Path | None = None,
+        rates: Rates | None = None,
     ) -> None:
         metrics = CaMetrics(registry)
         self.keeper = Keeper(settings, store, Holders(nodes), metrics)
         self._upkeep = Upkeep(self.keeper, metrics)
-        self._services = (CertificateService(self.keeper, authenticator, runs_on, metrics), FollowService(self.keeper, authenticator))
+        self._certificates = CertificateService(self.keeper, authenticator, runs_on, metrics, rates)
+        self._follow = FollowService(self.keeper, authenticator)
         self._commands = CommandSocket(self.keeper, socket) if socket is not None else None
 
     async def start(self) -> None:
@@ -56,16 +61,17 @@ class CertificateAuthority:
     async def close(self) -> None:
         if self._commands is not None:
             await self._commands.close()
+        self._certificates.close()
         await self.keeper.store.close()
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler[Any, Any], ...]:
-        return tuple(service.handler() for service in self._services)
+        return self._certificates.handler(), self._follow.handler()
 
     def serving(self, names: Sequence[str]) -> Serving:
         """The certificate of a port of ours, for these names. To be asked after `start`."""
         return Serving(lambda: self.keeper.authority, names)
 
-    def listen(self) -> asyncio.Event:
+    def changes(self) -> asyncio.Event:
         """Set after every change, for whoever hands on the roots (`keeper.authority.bundle`); clear it before looking."""
         event = asyncio.Event()
         self.keeper.listeners.add(event)

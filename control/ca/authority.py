@@ -25,6 +25,7 @@ from mesh.model.identity import Identity
 from mesh.model.reasons import Reason
 
 BACKDATE = timedelta(minutes=2)  # clocks of nodes differ; less for short-lived ones, which are renewed at half of their life
+FAST_RSA = 2048  # bits up to which a signature takes less than a millisecond
 MAX_LIFE = 90 * 86400  # seconds; a longer request is an error, as at Istio's CA
 
 _PEER = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -72,6 +73,7 @@ class Authority:
         self.token = token
         self.certificate = signer.certificate
         self.root = signer.root
+        self.slow = isinstance(signer.key, rsa.RSAPrivateKey) and signer.key.key_size > FAST_RSA
         self.not_after = signer.not_after
 
     def __repr__(self) -> str:

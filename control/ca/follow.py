@@ -73,7 +73,8 @@ class FollowService:
     async def _read(self, number: int, reports: AsyncIterator[trust_pb2.Held]) -> None:
         keeper = self._keeper
         async for held in reports:
-            report = Report(held.token, held.certificates, held.waiting, held.problem[:MAX_PROBLEM])
+            problem = "".join(character if character.isprintable() else "?" for character in held.problem[:MAX_PROBLEM])
+            report = Report(held.token, held.certificates, held.waiting, problem)
             keeper.holders.report(number, report, keeper.authority.token, keeper.clock())
 
     async def _write(self, changed: asyncio.Event, context: grpc.aio.ServicerContext[Any, Any]) -> None:

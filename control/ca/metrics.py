@@ -34,6 +34,19 @@ class CaMetrics:
         for kind in PROBLEMS:
             self.problems.labels(kind).set(0)
 
+    def refused(self, kind: str) -> None:
+        """No certificate, for this kind of reason; under Istio's names, where it has one for that."""
+        self.csr_failed.labels(kind).inc()
+        match kind:
+            case "authentication_failure":
+                self.unauthenticated.inc()
+            case "bad_identity":
+                self.bad_identity.inc()
+            case "csr_error":
+                self.bad_csr.inc()
+            case "expired" | "busy":
+                self.sign_errors.inc()
+
     def expiry(self, authority: Authority, now: float) -> None:
         root, chain = authority.root.not_valid_after_utc.timestamp(), authority.not_after.timestamp()
         self.root_expiry.set(root)

@@ -339,10 +339,10 @@ def test_without_its_roots_key_it_signs_and_makes_no_intermediate(tmp_path: Path
 def test_a_disk_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     async def main() -> None:
         bundle = tmp_path / "published" / "roots.pem"
-        bundle.parent.mkdir()
         async with running(a_keeper(tmp_path / "ca", bundle=bundle)) as keeper:
             bundle.unlink()
             bundle.parent.rmdir()
+            bundle.parent.write_text("in its place")
             await keeper.introduce()
             assert str(bundle) in keeper.problems.now["publish"]
             assert keeper.state.phase is Phase.INTRODUCED  # who reads that file does not confirm: the next step waits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +208,37 @@ def test_one_caller_does_not_take_the_ca_from_the_others(tmp_path: Path) -> None
         assert at.count("citadel_server_csr_failures", kind="rate") == 1
 
     run(tmp_path, check, rates=Rates(per_second=0.001, burst=3))
+
+
+def test_a_slow_key_signs_beside_the_loop_and_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a mounted RSA 4096 has: the loop goes on meanwhile, and what waits has an end."""
+    monkeypatch.setattr("control.ca.service.MAX_PENDING", 2)
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    async def check(at: Desk) -> None:
+        authority = at.keeper.authority
+        sign = authority.sign
+        authority.slow = True
+
+        def slow(*arguments: Any) -> Any:
+            begun.release()
+            assert go_on.wait(10)
+            return sign(*arguments)
+
+        monkeypatch.setattr(authority, "sign", slow)
+        waiting = [asyncio.ensure_future(at.ask("node-1", CART)) for _ in range(2)]
+        await asyncio.to_thread(begun.acquire)
+        await asyncio.to_thread(begun.acquire)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # answered while the others sign
+            await at.ask("node-1", CART)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        go_on.set()
+        for each in waiting:
+            chain, _ = await each
+            assert names(chain) == [str(CART)]
+        await at.ask("node-1", CART)
+
+    run(tmp_path, check)
 
 
 def test_an_expired_ca_says_try_again(tmp_path: Path) -> None:
