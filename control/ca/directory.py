@@ -51,6 +51,10 @@ class DirectoryStore:
     async def save(self, state: State, expected: str) -> str:
         return await asyncio.to_thread(self.write, state, expected)
 
+    async def replace(self, state: State) -> None:
+        """Whatever is there, this is there now. Raises OSError."""
+        await asyncio.to_thread(self.write, state, None)
+
     async def changed(self, version: str) -> None:
         if self._watch is None:
             with contextlib.suppress(OSError):  # no inotify: we look often enough
@@ -84,12 +88,12 @@ class DirectoryStore:
             return Stored(from_files(files, self.where), version)
         raise OSError(f"{self.where}: it changes faster than it can be read")
 
-    def write(self, state: State, expected: str) -> str:
-        """As `save`, blocking."""
+    def write(self, state: State, expected: str | None) -> str:
+        """As `save`, blocking. `expected` None: whatever it is."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked():
             present = self._current()
-            if present != expected:
+            if expected is not None and present != expected:
                 raise Conflict(f"{self.where}: {present or 'nothing'} is there, not {expected or 'nothing'}")
             self._clear(present)
             match = _VERSION.fullmatch(present)

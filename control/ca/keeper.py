@@ -104,7 +104,8 @@ class Keeper:
                         await self.store.save(self.with_intermediate(stored.state), stored.version)
                         continue
                 await self._put_in_force(stored, starting=True)
-                await self.update(lambda state: rotation.with_longest(state, self.settings.longest, self.clock()))
+                with self.problems.of("store"):  # a store that is away can wait for that
+                    await self.update(lambda state: rotation.with_longest(state, self.settings.longest, self.clock()))
                 return
         raise OSError(f"{self.store.where}: nothing can be kept there")
 
