@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from culvert.cli.ca import app as ca_app
 from culvert.cli.output import FAILED, UsageError, fail
 from culvert.cli.target import layout_of
 from mesh.model.errors import CulvertError
@@ -18,6 +19,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A sidecarless service mesh. `culvert up -f examples/bookstore` makes a playground cluster on this machine.",
 )
+
+
+app.add_typer(ca_app, name="ca")
 
 
 def _version(asked: bool) -> None:
