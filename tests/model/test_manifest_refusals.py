@@ -296,7 +296,12 @@ REACH = [
     ("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: a, namespace: [shop]}}", None, {}, True),
     ("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: shop}", None, {}, True),
     ("{apiVersion: security.istio.io/v1, kind: AuthorisationPolicy, metadata: {name: a, namespace: shop}}", "shop", {}, True),
-    ("{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: a, namespace: shop}, spec: {nope: 1}}", "shop", {}, True),
+    (
+        "{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: a, namespace: shop}, spec: {nope: 1}}",
+        "shop",
+        {},
+        True,
+    ),
     ("{apiVersion: v9, kind: PeerAuthentication, metadata: {name: a, namespace: shop}}", "shop", {}, True),
     ("kind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\nspec: [\n", "shop", None, True),
     ("kind: AuthorizationPolicy\nmetadata:\n  namespace: 'shop'\nspec: [\n", "shop", None, True),
