@@ -217,6 +217,18 @@ def demo(
     raise typer.Exit(run_demo(layout_of(name, None).name, keep=keep))
 
 
+@app.command()
+def crds(
+    output: Annotated[
+        Path | None, typer.Option("--output", help="A directory that gets one file per definition. Default: standard output.")
+    ] = None,
+) -> None:
+    """Print the CustomResourceDefinitions of every API that is read, made of the parser: `culvert crds | kubectl apply -f -`."""
+    from culvert.cli.crds import run_crds
+
+    run_crds(output)
+
+
 def run() -> int:
     """The exit code. Errors that a person can act on are one sentence, never a traceback."""
     try:

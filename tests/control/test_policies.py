@@ -76,7 +76,10 @@ REACH = [
     ((peer("s", "mtls: {mode: SRICT}"),), {"web", "db"}),
     ((peer("s", f"{WEB}, mtls: {{mode: SRICT}}"), peer("t", "mtls: {mode: PERMISSIVE}")), {"web"}),
     ((peer("s", "mtls: {mode: SRICT}", "istio-system"),), ALL),
-    (("{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: r, namespace: other}, spec: {nope: 1}}",), {"other"}),
+    (
+        ("{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: r, namespace: other}, spec: {nope: 1}}",),
+        {"other"},
+    ),
     # for a waypoint that is not there
     ((policy("p", "targetRefs: [{kind: Service, name: front}]"), service("front", "selector: {app: web}")), {"web"}),
     ((policy("p", "targetRefs: [{kind: Service, name: front}]", "other"), service("front", "selector: {app: web}")), set()),

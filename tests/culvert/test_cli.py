@@ -15,7 +15,7 @@ from culvert.config import Config
 from culvert.playground.documents import Document, ObjectKey
 from culvert.playground.editing import LabelChange
 from culvert.playground.layout import Layout, node_names
-from culvert.playground.outcome import policy_notes
+from culvert.playground.outcome import notes_of, policy_notes
 from culvert.playground.spec import PlaygroundSpec
 
 CONFIG = Config(path="/bin", name="culvert", python="python", source=Path("/src"))
@@ -112,3 +112,15 @@ def test_a_policy_that_needs_a_waypoint_is_warned_of() -> None:
     ((subject, text),) = policy_notes(Document(ObjectKey("AuthorizationPolicy", "security.istio.io", "shop", "l7"), body, "a.yaml:1"))
     assert subject == "AuthorizationPolicy shop/l7"
     assert "never matches" in text
+
+
+def test_what_has_no_effect_is_told_when_it_is_applied() -> None:
+    spec = {"host": "web", "workloadSelector": {"matchLabels": {"app": "a"}}}
+    body = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "DestinationRule",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": spec,
+    }
+    ((subject, text),) = notes_of(Document(ObjectKey("DestinationRule", "networking.istio.io", "shop", "web"), body, "a.yaml:1"))
+    assert (subject, text.partition(":")[0]) == ("DestinationRule shop/web", "spec.workloadSelector has no effect")

@@ -177,42 +177,37 @@ def _plan_of(cls: type[Any]) -> _Plan:
 
 def unsupported(made: Any) -> list[tuple[str, str]]:
     """What an object says that has no effect here: (path, why), in the order of its description. Empty for most."""
-    return list(_unsupported(made, "")) if _may_hold_unsupported(type(made)) else []
+    return list(_unsupported(made, ""))
 
 
 def _unsupported(made: Any, path: str) -> Iterator[tuple[str, str]]:
-    for entry in fields_of(type(made)):
+    for entry in _marked(type(made)):
         value = getattr(made, entry.attribute)
-        if value is None or value == entry.default:
+        if value is None or value is entry.default or value == ():
             continue
         at = join(path, entry.wire)
         why = entry.unsupported if isinstance(entry.unsupported, str) else entry.unsupported(value)
-        if why:
+        if why and value != entry.default:
             yield at, why
         elif isinstance(value, tuple):
             for index, inner in enumerate(value):
-                yield from _below(inner, f"{at}[{index}]")
+                yield from _unsupported(inner, f"{at}[{index}]")
         elif isinstance(value, Mapping):
             for name, inner in value.items():
-                yield from _below(inner, f"{at}[{name}]")
-        else:
-            yield from _below(value, at)
+                yield from _unsupported(inner, f"{at}[{name}]")
+        elif dataclasses.is_dataclass(value):
+            yield from _unsupported(value, at)
 
 
-def _below(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if dataclasses.is_dataclass(value) and _may_hold_unsupported(type(value)):
-        yield from _unsupported(value, path)
+_MARKED: dict[type[Any], tuple[Field, ...]] = {}
 
 
-_HOLDING: dict[type[Any], bool] = {}
-
-
-def _may_hold_unsupported(cls: type[Any]) -> bool:
-    """Whether any field of the class, or below it, is marked. No description contains itself."""
-    known = _HOLDING.get(cls)
+def _marked(cls: type[Any]) -> tuple[Field, ...]:
+    """The fields of a class that are marked, or below which one is. No description contains itself."""
+    known = _MARKED.get(cls)
     if known is None:
-        known = _HOLDING[cls] = any(
-            bool(entry.unsupported) or any(_may_hold_unsupported(inner) for inner in records_in(entry.shape)) for entry in fields_of(cls)
+        known = _MARKED[cls] = tuple(
+            entry for entry in fields_of(cls) if entry.unsupported or any(_marked(inner) for inner in records_in(entry.shape))
         )
     return known
 

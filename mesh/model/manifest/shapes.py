@@ -373,12 +373,16 @@ SERVICE_NAME = Text(
     r"[a-z](?:[-a-z0-9]*[a-z0-9])?", "up to 63 lower-case letters, digits and '-', first a letter, last a letter or digit", 63
 )
 PORT_NAME = Text(
-    r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?", "up to 15 lower-case letters, digits and single '-', with a letter in it", 15
+    r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?",
+    "up to 15 lower-case letters, digits and single '-', with a letter in it",
+    15,
+    never=r"--|^[^a-z]*$",
 )
 LABEL_KEY = Text(
-    rf"(?:(?=[^/]{{1,253}}/){_NAME}(?:\.{_NAME})*/)?{_QUALIFIED}",
+    rf"(?:{_NAME}(?:\.{_NAME})*/)?{_QUALIFIED}",
     "a label key: up to 63 letters, digits, '-', '_' and '.', after an optional DNS name and '/'",
     317,
+    never=r"^[^/]{254}",
 )
 LABEL_VALUE = Text(rf"(?:{_QUALIFIED})?", "a string of up to 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends", 63)
 LABELS = MapOf(LABEL_KEY, LABEL_VALUE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.gatewayapi import GROUP
 from mesh.model.manifest.gatewayapi.common import (
     CONTROLLER,
@@ -23,6 +23,7 @@ from mesh.model.manifest.gatewayapi.common import (
 )
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import DNS_LABEL, LABEL_KEY, LABEL_VALUE, NOTHING, PORT, Choice, ListOf, MapOf, Text
+from mesh.model.manifest.status import GatewayClassStatus, GatewayStatus, status
 from mesh.model.manifest.words import HOSTNAME, NAME
 
 VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
@@ -66,7 +67,7 @@ class GatewayClass(Object):
     NAMESPACED = False
 
     spec: GatewayClassSpec = item(Record(GatewayClassSpec), required=True, about="Who is responsible for gateways of the class.")
-    status: Any = item(UNREAD, about="Whether the class was accepted.")
+    status: Any = status(GatewayClassStatus, "Whether the class was accepted.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,4 +291,4 @@ class Gateway(Object):
     API_VERSIONS = VERSIONS
 
     spec: GatewaySpec = item(Record(GatewaySpec), required=True, about="The gateway's class, and what it listens on.")
-    status: Any = item(UNREAD, about="Whether the gateway works, and under which addresses.")
+    status: Any = status(GatewayStatus, "Whether the gateway works, and under which addresses.")

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object, Selector
+from mesh.model.manifest.core import Object, Selector
 from mesh.model.manifest.istio import NETWORKING_VERSIONS
 from mesh.model.manifest.istio.actions import PortSelector
 from mesh.model.manifest.istio.balancing import LoadBalancer
 from mesh.model.manifest.istio.virtualservice import EXPORT_TO, EXPORTED_ALONE
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import DNS_LABEL, LABELS, NOTHING, PORT, Choice, Flag, Integer, ListOf, Number
+from mesh.model.manifest.status import IstioStatus, status
 from mesh.model.manifest.words import COUNT, DURATION, NONEMPTY, POSITIVE, UNSIGNED, WILD_HOST
 
 PERCENT = Integer(0, 100)
@@ -254,4 +255,4 @@ class DestinationRule(Object):
     API_VERSIONS = NETWORKING_VERSIONS
 
     spec: DestinationRuleSpec = item(Record(DestinationRuleSpec), required=True, about="The service, and how it is used.")
-    status: Any = item(UNREAD, about="What became of the rule.")
+    status: Any = status(IstioStatus, "What became of the rule.")

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.istio import NETWORKING_VERSIONS
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import LABELS, NOTHING, PORT, Choice, Flag, ListOf, Parsed, Text
+from mesh.model.manifest.status import IstioStatus, status
 from mesh.model.manifest.words import DNS, NAME, NAMESPACE, NONEMPTY, upper
 
 PROTOCOLS = ("HTTP", "HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "MONGO", "TCP", "TLS")
@@ -172,4 +173,4 @@ class IstioGateway(Object):
     API_VERSIONS = NETWORKING_VERSIONS
 
     spec: IstioGatewaySpec = item(Record(IstioGatewaySpec), required=True, about="Which pods listen, and on what.")
-    status: Any = item(UNREAD, about="What became of the gateway.")
+    status: Any = status(IstioStatus, "What became of the gateway.")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.istio import NETWORKING_VERSIONS
 from mesh.model.manifest.istio.actions import (
     CorsPolicy,
@@ -31,6 +31,7 @@ from mesh.model.manifest.istio.actions import (
 from mesh.model.manifest.istio.matches import GATEWAYS, HTTPMatch, L4Match, TLSMatch
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import Integer, ListOf, Text
+from mesh.model.manifest.status import IstioStatus, status
 from mesh.model.manifest.words import ANY_HOST, DURATION, EXPORT, WEIGHT
 
 MESH = "mesh"
@@ -243,4 +244,4 @@ class VirtualService(Object):
     API_VERSIONS = NETWORKING_VERSIONS
 
     spec: VirtualServiceSpec = item(Record(VirtualServiceSpec), required=True, about="The hosts, and what becomes of requests to them.")
-    status: Any = item(UNREAD, about="What became of the rules.")
+    status: Any = status(IstioStatus, "What became of the rules.")
