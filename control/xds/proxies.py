@@ -215,7 +215,7 @@ class Proxies:
                 raise Refusal(f"{namespace}/{name} is no pod of a waypoint that this caller may speak for: label {GATEWAY_NAME} is wanted")
             return View(kind, namespace, gateway, locality, tunnels=True), identity
         if kind is Kind.GRPC:
-            return View(kind, namespace or "default", locality=locality), None
+            return View(kind, namespace or "default", locality=locality, c_core="c-core" in hello.user_agent.lower()), None
         bind, tunnels = (hello.metadata.get(key) == "true" for key in ("CULVERT_BIND", "ENABLE_HBONE"))
         ports = _port(hello, "CULVERT_OUTBOUND_PORT", CLIENT_PORTS[0]), _port(hello, "HTTP_PROXY_PORT", CLIENT_PORTS[1])
         return View(kind, namespace or "default", locality=locality, bind=bind, tunnels=tunnels, ports=ports), identity
