@@ -36,10 +36,19 @@ class Bucket:
 
     def take(self, now: float) -> float:
         """0 if one may go now, which counts; else the seconds until the next may, and nothing was counted."""
+        self._fill(now)
+        if self._tokens < 1.0:
+            return (1.0 - self._tokens) / self._rate
+        self._tokens -= 1.0
+        return 0.0
+
+    def reserve(self, now: float) -> float:
+        """The seconds after which one may go, which counts."""
+        self._fill(now)
+        self._tokens -= 1.0
+        return max(0.0, -self._tokens / self._rate)
+
+    def _fill(self, now: float) -> None:
         if self._at is not None:
             self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
         self._at = now
-        if self._tokens >= 1.0:
-            self._tokens -= 1.0
-            return 0.0
-        return (1.0 - self._tokens) / self._rate

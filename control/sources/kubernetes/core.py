@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
+from itertools import product
 
 from control.sources.kubernetes import wire
-from control.sources.kubernetes.pending import Endpoint, EndpointPort, EndpointSlice, Node
+from control.sources.kubernetes.pending import Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Node, ObjectReference
 from control.sources.kubernetes.sharing import Labels, Pairs, Pool
 from mesh.model.manifest import (
     Container,
@@ -54,6 +55,10 @@ def _check(pairs: Pairs) -> None:
 LABELS = Labels(_check)
 ANNOTATIONS = Labels(size=4096)
 _READY, _NOT_READY = (Condition(type="Ready", status=status) for status in ("True", "False"))
+_conditions = {
+    states: EndpointConditions(ready=states[0], serving=states[1], terminating=states[2])
+    for states in product((None, False, True), repeat=3)
+}
 PortKey = tuple[tuple[int, str, str], ...]
 _containers: Pool[tuple[tuple[str, PortKey], ...], tuple[Container, ...]] = Pool(4096)
 _owners: Pool[tuple[tuple[str, str, str, str, bool], ...], tuple[OwnerReference, ...]] = Pool(4096)
@@ -181,13 +186,11 @@ def _service(found: wire.Service, where: str) -> Service:
 
 
 def _endpoint_slice(found: wire.EndpointSlice, where: str) -> EndpointSlice:
-    # Slices of names (addressType FQDN) have no addresses of ours; the API server calls them deprecated.
-    endpoints = () if found.address_type == "FQDN" else tuple(_endpoint(one) for one in found.endpoints or ())
     return EndpointSlice(
         where=where,
         metadata=_metadata(found.metadata),
-        address_type=found.address_type,
-        endpoints=endpoints,
+        address_type=sys.intern(found.address_type),
+        endpoints=tuple(_endpoint(one) for one in found.endpoints or ()),
         ports=tuple(
             EndpointPort(name=sys.intern(one.name), protocol=one.protocol, port=one.port, app_protocol=one.app_protocol)
             for one in found.ports or ()
@@ -196,20 +199,16 @@ def _endpoint_slice(found: wire.EndpointSlice, where: str) -> EndpointSlice:
 
 
 def _endpoint(found: wire.Endpoint) -> Endpoint:
-    conditions = found.conditions or wire.EndpointConditions()
-    ready = conditions.ready is not False
-    target = found.target_ref or wire.Reference()
+    conditions, target = found.conditions or wire.EndpointConditions(), found.target_ref
     return Endpoint(
-        addresses=tuple(_ip(one, "endpoints") for one in found.addresses),
-        ready=ready,
-        serving=ready if conditions.serving is None else conditions.serving,
-        terminating=bool(conditions.terminating),
+        addresses=tuple(found.addresses),
+        conditions=_conditions[conditions.ready, conditions.serving, conditions.terminating],
         hostname=found.hostname,
         node_name=sys.intern(found.node_name),
         zone=sys.intern(found.zone),
-        target_kind=sys.intern(target.kind),
-        target_namespace=sys.intern(target.namespace),
-        target_name=sys.intern(target.name),
+        target_ref=ObjectReference(kind=sys.intern(target.kind), namespace=sys.intern(target.namespace), name=target.name, uid=target.uid)
+        if target is not None
+        else None,
     )
 
 

@@ -69,12 +69,16 @@ class Known:
 
 
 def known_kinds(classes: Iterable[type[Object]] = KINDS) -> Mapping[tuple[str, str], Known]:
-    """(group, kind) of what the parser reads of our groups."""
+    """(group, kind) of what the parser reads of our groups. A kind may have a class for each of its schemas."""
     found: dict[tuple[str, str], Known] = {}
     for cls in classes:
-        for group in {version.partition("/")[0] for version in cls.API_VERSIONS if "/" in version} & GROUPS:
-            versions = [version.partition("/")[2] for version in cls.API_VERSIONS if version.startswith(f"{group}/")]
-            found[group, cls.KIND] = Known(getattr(cls, "TYPE", cls.KIND), tuple(sorted(versions, key=maturity, reverse=True)))
+        for api_version in cls.API_VERSIONS:
+            group, _, version = api_version.rpartition("/")
+            if group in GROUPS:
+                before = found.get((group, cls.KIND))
+                versions = (*before.versions, version) if before is not None else (version,)
+                best_first = tuple(sorted(versions, key=maturity, reverse=True))
+                found[group, cls.KIND] = Known(getattr(cls, "TYPE", cls.KIND), best_first)
     return found
 
 

@@ -1,4 +1,4 @@
-"""EndpointSlice, Node and `parse_object` until `mesh.model.manifest` has them: this file goes then."""
+"""EndpointSlice, Node and `parse_object` as `mesh.model.manifest` has them elsewhere already: at the merge this file goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from mesh.model.manifest import Object, Parsed, parse_file
-from mesh.model.workload import IPAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +22,36 @@ class Node(Object):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConditions:
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectReference:
+    api_version: str = ""
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    field_path: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    addresses: tuple[str, ...]
+    conditions: EndpointConditions = EndpointConditions()
+    hostname: str = ""
+    target_ref: ObjectReference | None = None
+    node_name: str = ""
+    zone: str = ""
+    hints: Any = None
+    deprecated_topology: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointPort:
     name: str = ""
     protocol: str = "TCP"
@@ -31,27 +60,13 @@ class EndpointPort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    addresses: tuple[IPAddress, ...] = ()
-    ready: bool = True
-    serving: bool = True
-    terminating: bool = False
-    hostname: str = ""
-    node_name: str = ""
-    zone: str = ""
-    target_kind: str = ""
-    target_namespace: str = ""
-    target_name: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSlice(Object):
     KIND = "EndpointSlice"
     API_VERSIONS = ("discovery.k8s.io/v1",)
 
-    address_type: str = "IPv4"
+    address_type: str
     endpoints: tuple[Endpoint, ...] = ()
-    ports: tuple[EndpointPort, ...] = field(default=())
+    ports: tuple[EndpointPort, ...] = ()
 
 
 def parse_object(value: Mapping[str, Any], origin: str) -> Parsed:

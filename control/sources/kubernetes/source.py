@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import Protocol, runtime_checkable
 
 from control.keep import Book
 from control.kept import Kept
@@ -30,7 +31,7 @@ from control.sources.kubernetes.read import Live, ParseObject, Reader, Reading
 from control.sources.kubernetes.reflector import Deps, Reflector
 from control.sources.kubernetes.tuning import Tuning
 from mesh.io.log import Log
-from mesh.model.manifest import Key, Pod
+from mesh.model.manifest import Key, Parsed, Pod
 
 log = Log("kubernetes")
 
@@ -38,6 +39,14 @@ LOOK_PAUSE = 1.0
 """Seconds between two looks at discovery, however often somebody asks for one."""
 
 Watcher = Callable[[Key], None]
+
+
+@runtime_checkable
+class Recalling(Protocol):
+    """A sink that can be told what was in force in an earlier life."""
+
+    def recall(self, origin: str, parsed: Parsed) -> None:
+        """These objects were accepted last from an origin that now says what is refused. Comes before it is put."""
 
 
 class KubernetesSource:
@@ -230,7 +239,8 @@ class KubernetesSource:
         for kind, accepted, reading in readings:
             assert reading.parsed is not None  # no digest was known
             if accepted is not None and accepted.parsed is not None:
-                self._sink.put(reading.origin, accepted.parsed)
+                recall = self._sink.recall if isinstance(self._sink, Recalling) else self._sink.put
+                recall(reading.origin, accepted.parsed)
             self._sink.put(reading.origin, reading.parsed)
             self._kinds.setdefault(kind.resource, kind)
             self._ledgers.setdefault(kind.resource, Ledger()).take([reading])

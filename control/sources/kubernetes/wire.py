@@ -161,6 +161,7 @@ class Reference(Struct, omit_defaults=True):
     kind: str = ""
     namespace: str = ""
     name: str = ""
+    uid: str = ""
 
 
 class Endpoint(Struct, rename="camel", omit_defaults=True):

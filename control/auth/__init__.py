@@ -1,0 +1,29 @@
+"""Who calls: what a credential proves, and who can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Metadata = Sequence[tuple[str, str | bytes]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a credential proves; "" where it does not. `impersonates`: it may ask for identities of other pods on its node."""
+
+    node: str = ""
+    namespace: str = ""
+    account: str = ""
+    pod: str = ""
+    pod_uid: str = ""
+    impersonates: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.pod or self.account}" if self.account else f"node {self.node}"
+
+
+class Authenticator(Protocol):
+    async def authenticate(self, metadata: Metadata) -> Caller | None:
+        """Who makes a call with this metadata; None where nothing is proved."""
