@@ -152,7 +152,7 @@ def translated(verb: str, resource: str) -> Iterator[None]:
         raise Unreachable(f"{verb} {resource}: no answer in time") from error
     except httpx2.HTTPError as error:
         raise Unreachable(f"{verb} {resource}: {_reason(error)}") from error
-    except (OSError, httpx2.InvalidURL, httpx2.StreamError) as error:  # a token file that is gone, a client that was closed under a watch
+    except (OSError, httpx2.InvalidURL, httpx2.StreamClosed) as error:  # a token file that is gone, a client that was closed under a watch
         raise Unreachable(f"{verb} {resource}: {_reason(error)}") from error
     except lightkube_errors.ConfigError as error:
         raise Unauthorized(f"{verb} {resource}: {error}") from error

@@ -227,7 +227,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         await asyncio.sleep(0)
         try:
             status, body = self._answer(call, request)
-        except _Refused as error:
+        except _RefusedError as error:
             status, body = error.status.code, _status(error.status)
         stream = body if isinstance(body, httpx2.AsyncByteStream) else _Bytes(json.dumps(body).encode())
         return httpx2.Response(status, stream=stream, headers={"Content-Type": "application/json"})
@@ -268,7 +268,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
             return 200, self.pages[call.resource]
         if call.resource == "customresourcedefinitions.apiextensions.k8s.io":
             if call.name not in self.crds:
-                raise _Refused(Status(404, "NotFound", f"no {call.name}"))
+                raise _RefusedError(Status(404, "NotFound", f"no {call.name}"))
             return 200, {"metadata": {"name": call.name}}
         if call.resource == "tokenreviews.authentication.k8s.io":
             spec = call.body["spec"]
@@ -276,14 +276,14 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         resource = self._resources.get(call.resource.partition("/")[0])
         version = request.url.path.strip("/").split("/")[1 if not resource or not resource.group else 2]
         if resource is None or version != resource.version:
-            raise _Refused(Status(404, "", "404 page not found"))
+            raise _RefusedError(Status(404, "", "404 page not found"))
         return getattr(self, f"_{call.verb}")(resource, call)  # type: ignore[no-any-return]
 
     def _list(self, resource: Resource, call: Call) -> tuple[int, Any]:
         token = call.query.get("continue", "")
         if token:
             if token.partition("/")[0] not in self._lists:
-                raise _Refused(Status(410, "Expired", "The provided continue parameter is too old"))
+                raise _RefusedError(Status(410, "Expired", "The provided continue parameter is too old"))
             version, items = self._lists[token.partition("/")[0]]
             start = int(token.partition("/")[2])
         else:
@@ -306,7 +306,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         if since < self._compacted:
             return 200, _Bytes(_line("ERROR", _status(Status(410, "Expired", f"too old resource version: {since} ({self._compacted})"))))
         if since > self.version:
-            raise _Refused(
+            raise _RefusedError(
                 Status(504, "Timeout", f"Too large resource version: {since}, current: {self.version}", causes=("ResourceVersionTooLarge",))
             )
         stream = _Watch(self, resource.name, since, float(call.query["timeoutSeconds"]))
@@ -332,7 +332,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
     def _create(self, resource: Resource, call: Call) -> tuple[int, Any]:
         name = call.body["metadata"]["name"]
         if (call.namespace, name) in resource.objects:
-            raise _Refused(Status(409, "AlreadyExists", f"{resource.plural} {name!r} already exists"))
+            raise _RefusedError(Status(409, "AlreadyExists", f"{resource.plural} {name!r} already exists"))
         call.name = name
         metadata = {**call.body["metadata"], "namespace": call.namespace}
         return 201, self.put({**call.body, "kind": resource.kind, "apiVersion": _api_version(resource), "metadata": metadata})
@@ -352,14 +352,14 @@ class FakeCluster(httpx2.AsyncBaseTransport):
     def _existing(self, resource: Resource, call: Call) -> Object:
         found = resource.objects.get((call.namespace, call.name))
         if found is None:
-            raise _Refused(Status(404, "NotFound", f"{resource.plural} {call.name!r} not found"))
+            raise _RefusedError(Status(404, "NotFound", f"{resource.plural} {call.name!r} not found"))
         return found
 
     def _compare(self, old: Object, body: Object) -> None:
         metadata = body.get("metadata", {})
         for name in ("resourceVersion", "uid"):
             if metadata.get(name) and metadata[name] != old["metadata"][name]:
-                raise _Refused(Status(409, "Conflict", "the object has been modified"))
+                raise _RefusedError(Status(409, "Conflict", "the object has been modified"))
 
     def _discovery(self) -> Object:
         groups: dict[str, Object] = {}
@@ -407,7 +407,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
             self._streams.discard(watch)
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     def __init__(self, status: Status) -> None:
         self.status = status
 
@@ -437,6 +437,10 @@ class _Hanging(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         await asyncio.Event().wait()
         yield b""
+
+
+def _key(value: Object) -> tuple[str, str]:
+    return value["metadata"].get("namespace", ""), value["metadata"]["name"]
 
 
 def _line(type_: str, value: Object) -> bytes:
