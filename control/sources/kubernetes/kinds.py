@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from mesh.model.manifest import KINDS, Object
 
-GROUPS = frozenset({"networking.istio.io", "security.istio.io", "telemetry.istio.io", "gateway.networking.k8s.io"})
+POLICY_GROUP = "security.istio.io"
+GROUPS = frozenset({"networking.istio.io", POLICY_GROUP, "telemetry.istio.io", "gateway.networking.k8s.io"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,10 @@ import msgspec
 
 from control.kube.errors import Garbled
 from control.sources.kubernetes import core, wire
-from control.sources.kubernetes.kinds import CORE_KINDS, Kind, kind_of, split
+from control.sources.kubernetes.kinds import CORE_KINDS, POLICY_GROUP, Kind, kind_of, split
 from mesh.io.log import Log
 from mesh.model.errors import Refusal
 from mesh.model.manifest import Parsed, Refused
-from mesh.model.manifest.load import POLICY_GROUP
 
 ParseObject = Callable[[Mapping[str, Any], str], Parsed]
 
