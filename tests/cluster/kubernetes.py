@@ -183,22 +183,12 @@ class Follower(Background):
         return found
 
 
-def pod(name: str, namespace: str, node: str = "n1", account: str = "default", **metadata: Any) -> dict[str, Any]:
-    spec = {
-        "nodeName": node,
-        "serviceAccountName": account,
-        "containers": [{"name": "c", "image": "x", "ports": [{"containerPort": 8080}]}],
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "labels": {"app": "x"}, **metadata},
-        "spec": spec,
-    }
-
-
-def make_pod(server: ApiServer, namespace: str, name: str, **more: Any) -> dict[str, Any]:
-    return server.api.post(f"/api/v1/namespaces/{namespace}/pods", pod(name, namespace, **more))
+def make_pod(server: ApiServer, namespace: str, name: str, node: str = "n1", account: str = "default") -> dict[str, Any]:
+    """On a node, as if the scheduler had put it there."""
+    containers = [{"name": "c", "image": "x", "ports": [{"containerPort": 8080}]}]
+    spec = {"nodeName": node, "serviceAccountName": account, "containers": containers}
+    made = {"metadata": {"name": name, "labels": {"app": "x"}}, "spec": spec}
+    return server.api.post(f"/api/v1/namespaces/{namespace}/pods", made)
 
 
 def run_pod(server: ApiServer, namespace: str, name: str, ip: str) -> None:
