@@ -107,8 +107,8 @@ class Elector:
 
     async def _read(self, patience: float) -> Record | None:
         try:
-            async with self._api.typed("get", RESOURCE, patience) as client:
-                return self._record(await client.get(Lease, self._name, namespace=self._namespace))
+            get = self._api.typed("get", RESOURCE, lambda client: client.get(Lease, self._name, namespace=self._namespace), patience)
+            return self._record(await get)
         except Missing:
             return None
 
@@ -122,11 +122,10 @@ class Elector:
         )
         if record.version:
             # What others wrote on the object, such as labels, stays.
-            async with self._api.typed("update", RESOURCE, patience) as client:
-                return self._record(await client.replace(Lease(metadata=self._metadata, spec=spec)))
-        fresh = ObjectMeta(name=self._name, namespace=self._namespace)
-        async with self._api.typed("create", RESOURCE, patience) as client:
-            return self._record(await client.create(Lease(metadata=fresh, spec=spec)))
+            known = Lease(metadata=self._metadata, spec=spec)
+            return self._record(await self._api.typed("update", RESOURCE, lambda client: client.replace(known), patience))
+        fresh = Lease(metadata=ObjectMeta(name=self._name, namespace=self._namespace), spec=spec)
+        return self._record(await self._api.typed("create", RESOURCE, lambda client: client.create(fresh), patience))
 
     def _record(self, lease: Lease) -> Record:
         spec = lease.spec or LeaseSpec()
