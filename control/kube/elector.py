@@ -14,6 +14,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from lightkube.models.coordination_v1 import LeaseSpec
@@ -140,13 +141,21 @@ class Elector:
         )
 
     async def _release(self) -> None:
-        step = self._election.release(self._clock(), _wall())
-        if step is not None:
+        for _ in range(2):
+            step = self._election.release(self._clock(), _wall())
+            if step is None:
+                break
             try:
                 await self._do(step)
                 log.info("let go of the lease", lease=self._name)
+            except Conflict:
+                # A renewal that was cancelled has arrived nevertheless.
+                self._election.refused()
+                with suppress(KubeError):
+                    await self._do(Read())
             except KubeError as error:
                 log.warning("could not let go of the lease: it ends by itself", error=str(error))
+                break
         self._election.resign()
         self._say()
 
