@@ -224,7 +224,7 @@ def delete_pod(server: ApiServer, namespace: str, name: str) -> None:
 
 def crd(name: str, versions: tuple[str, ...] = (), storage: str = "v1", loose: bool = False) -> dict[str, Any]:
     """One of ours, as it is deployed; or with only some of its versions served; or, `loose`, with a schema that takes anything."""
-    found: dict[str, Any] = yaml.safe_load((CRDS / f"{name}.yaml").read_text())
+    found: dict[str, Any] = yaml.load((CRDS / f"{name}.yaml").read_text(), yaml.CSafeLoader)
     for version in found["spec"]["versions"]:
         if versions:
             version["served"] = version["name"] in versions
@@ -237,8 +237,8 @@ def crd(name: str, versions: tuple[str, ...] = (), storage: str = "v1", loose: b
 def establish(server: ApiServer, *crds: dict[str, Any]) -> None:
     """Apply CRDs, and wait until the server serves them."""
     server.apply(crds)
-    for one in crds:
-        retry(lambda one=one: server.kubectl("wait", "--for=condition=Established", f"crd/{one['metadata']['name']}"))
+    names = [f"crd/{one['metadata']['name']}" for one in crds]
+    retry(lambda: server.kubectl("wait", "--for=condition=Established", *names))
 
 
 def retry(what: Callable[[], object], seconds: float = 20.0) -> None:

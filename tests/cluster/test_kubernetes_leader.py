@@ -89,7 +89,7 @@ def test_the_leader_is_killed_and_another_one_follows(server: ApiServer, namespa
         killed = time.monotonic()
         assert two.stdout.readline() == "True\n"
         waited = time.monotonic() - killed
-        assert TIMING.lease - TIMING.retry * TIMING.JITTER - 0.5 < waited < TIMING.lease + 2.0, (
+        assert TIMING.lease - TIMING.retry * TIMING.JITTER - 0.5 < waited < TIMING.lease + 5.0, (
             "not before the lease was over, and then soon"
         )
         assert _holder(server, namespace) == "two"
