@@ -1,8 +1,6 @@
 """Services of a Consul catalogue: their instances become endpoints, their tags subsets.
 
-source   the `Feed`: three blocking queries, readers, and what they learn handed over
-catalog  what is known and what to ask next; cursor: the index of a blocking query. Both pure
-wire     Consul's answers to frozen values; translate, names: those to objects of the mesh. All pure
-client, errors   HTTP, and what can go wrong with it
-settings, tuning, pace, meter
+`source` is the `Feed`, made of `watch` (a blocking query, asked for ever) and readers. What it knows and asks next is `catalog`, with
+`cursor` for the index of a blocking query; what answers look like is `wire`; what services are here is `translate`, with `names` for tags.
+All of these are pure. `client` and `errors` are HTTP and what can go wrong with it; `keeping` is what survives a restart of ours.
 """

@@ -82,6 +82,7 @@ class Catalog:
         self._probing = 0
         self._sweep_at: float | None = None
         self._sweep_begun = self._rest_until = 0.0
+        self._seen = self._swept_to = 0  # the greatest index that anybody told of, now and when the last sweep begun
 
     # What Consul says
 
@@ -117,8 +118,14 @@ class Catalog:
                 self._want(name)
         self._failing = failing
 
-    def changed_somewhere(self, now: float) -> None:
-        """Something changed of which no list shows what; or may have."""
+    def changed_somewhere(self, now: float, index: int | None = None) -> None:
+        """Something changed of which no list shows what, at this index; None: nobody knows when, or whether."""
+        if not self._asked:
+            return  # everything is yet to be read
+        if index is not None:
+            if index <= self._swept_to:
+                return  # one change of several tables: the sweep that begun with the first of them sees it
+            self._seen = max(self._seen, index)
         self._sweep_at = now if self._sweep_at is None else min(self._sweep_at, now)
 
     def look_again(self, now: float) -> None:
@@ -134,6 +141,7 @@ class Catalog:
 
     def set_back(self, now: float) -> None:
         """Consul's history is another one than before."""
+        self._seen = self._swept_to = 0
         if self.services and self._grace:
             self._settled_at = now + self._grace
         self.doubt()
@@ -170,10 +178,11 @@ class Catalog:
             self._want(task.name)
         self._probed(now)
 
-    def give_back(self, task: Task, at: float, now: float) -> None:
-        """The question was not answered. Its service is read, not before `at`."""
+    def give_back(self, task: Task, at: float, now: float, *, refused: bool = False) -> None:
+        """The question was not answered. Its service is read, not before `at`. `refused`: what Consul says of it is known, and no good."""
         known = self._answered(task)
         if known is not None:
+            self._set_unsure(known, known.unsure and not refused)
             self._reads.pop(task.name, None)
             self._postpone(known, task.name, at)
         if task.index_only:
@@ -294,7 +303,7 @@ class Catalog:
     def _begin_sweep(self, now: float) -> None:
         if self._sweep_at is None or self._probing or now < max(self._sweep_at, self._rest_until):
             return
-        self._sweep_at = None
+        self._sweep_at, self._swept_to = None, self._seen
         for name, known in self.services.items():
             if known.asked:
                 known.again = True  # the answer may be from before the change

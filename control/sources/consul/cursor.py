@@ -26,22 +26,23 @@ class News(Enum):
 
 @dataclass(slots=True)
 class Cursor:
-    """`index`: to ask with, 0 for none. `seen`: the greatest index of this history, 0 where none was seen."""
+    """`index`: to ask with, 0 for none. `seen`: the last index of this history, 0 where none was seen; may be from an earlier process."""
 
     index: int = 0
     seen: int = 0
+    _lost: bool = True  # what happened since the last answer is not known
 
     def take(self, index: int) -> News:
         index = max(index, 1)
-        asked, seen = self.index, self.seen
-        self.seen = index
+        seen, lost = self.seen, self._lost
+        self.seen, self._lost = index, False
         if index < seen:
             self.index = 0
             return News.BACKWARDS
         self.index = index
-        if not asked:
+        if lost:
             return News.FIRST
-        return News.CHANGE if index > asked else News.NOTHING
+        return News.CHANGE if index > seen else News.NOTHING
 
     def restart(self) -> None:
-        self.index = 0
+        self.index, self._lost = 0, True

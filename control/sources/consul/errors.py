@@ -1,6 +1,6 @@
 """What an answer of Consul means for who asked. The type says what helps: wait, ask again, or tell a person.
 
-Every foreign exception of a request (httpx2's, TLS, time) becomes one of these at the client's door (`translated`).
+Every foreign exception of a request (h11's, TLS, time) becomes one of these at the client's door (`translated`).
 """
 
 # ruff: noqa: N818 - each is one kind of answer, and is called what the answer says
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import httpx2
+import h11
 import msgspec
 
+from control.sources.consul.http import TooLongError
 from mesh.model.errors import CulvertError
 
 LONGEST_WAIT = 120.0
@@ -103,11 +104,13 @@ def translated(what: str) -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise Unreachable(f"{what}: no answer in time") from error
-    except httpx2.DecodingError as error:
-        raise Garbled(f"{what}: {_reason(error)}") from error
-    except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError) as error:
+    except OSError as error:
         raise Unreachable(f"{what}: {_reason(error)}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except h11.RemoteProtocolError as error:
+        raise Garbled(f"{what}: no HTTP: {_reason(error)}") from error
+    except TooLongError as error:
+        raise Garbled(f"{what}: {_reason(error)}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Garbled(f"{what}: the answer cannot be read: {_reason(error)}") from error
 
 

@@ -5,7 +5,7 @@ and a tag has the same name whatever other tags there are:
 
     v2                     →  v2                       a DNS label without "--": itself
     v1.2.3                 →  v1--2--3                 such labels with dots between them: a dot becomes "--"
-    Team A                 →  team-a---7dce59bcf0      anything else: what can be read of it, "---", and ten digits of its SHA-256
+    Team A                 →  team-a---e18d322f14      anything else: what can be read of it, "---", and ten digits of its SHA-256
 
 An endpoint has the label `consul.tag/<name>` for each of its tags, whose value is the tag itself where that is a label's value, else empty.
 """

@@ -75,6 +75,12 @@ def translate(name: str, instances: Sequence[Instance], rules: Rules, parse: Par
     return _Service(name, rules, parse).translate(ours)
 
 
+def unreadable(name: str, rules: Rules, why: str) -> Parsed:
+    """A service of which Consul, asked again and again, says what cannot be read."""
+    refusal = Refusal(origin_of(name), f"Consul service {name}", "", why, "an answer as Consul documents it")
+    return Parsed(refused=(Refused((refusal,), origin_of(name), ENTRY, rules.namespace, name),))
+
+
 class _Service:
     def __init__(self, name: str, rules: Rules, parse: Parse) -> None:
         self.name = name
@@ -86,7 +92,7 @@ class _Service:
     def translate(self, instances: Sequence[Instance]) -> Parsed:
         if not _LABEL.fullmatch(self.name):
             accepted = "up to 63 lower-case letters, digits and '-', with a letter or digit at both ends, since clients call it by DNS"
-            return self._refused("the service's name", self.name, accepted)
+            return self._refused("the service's name", _shown(self.name), accepted)
         good = [found for instance in instances if (found := self._good(instance)) is not None]
         fronts = sorted({found.front for found in good})
         if not good:
@@ -115,7 +121,7 @@ class _Service:
         """None, and said, for what can be no endpoint."""
         address = _address(instance.address)
         if address is None:
-            self._refuse(instance, "Service.Address", instance.address, "an IP address that other machines reach")
+            self._refuse(instance, "Service.Address", _shown(instance.address), "an IP address that other machines reach")
             return None
         if not 1 <= instance.port <= 65535:
             self._refuse(instance, "Service.Port", str(instance.port), "a port from 1 to 65535")
@@ -124,14 +130,14 @@ class _Service:
         if front is None:
             return Good(instance, address, instance.port)
         if not re.fullmatch(r"[1-9][0-9]{0,4}", front) or int(front) > 65535:
-            self._refuse(instance, f"Service.Meta[{PORT_META}]", front, "a port from 1 to 65535")
+            self._refuse(instance, f"Service.Meta[{PORT_META}]", _shown(front), "a port from 1 to 65535")
             return None
         return Good(instance, address, int(front))
 
     def _refuse(self, instance: Instance, field: str, value: str, accepted: str) -> None:
         if len(self.refusals) < MAX_REFUSALS:
             where = f"instance {instance.id} on {instance.node}: {field}"
-            self.refusals.append(Refusal(self.origin, f"Consul service {self.name}", where, _shown(value), accepted))
+            self.refusals.append(Refusal(self.origin, f"Consul service {self.name}", where, value, accepted))
 
     def _refused_instances(self) -> tuple[Refused, ...]:
         if not self.refusals:
@@ -140,7 +146,7 @@ class _Service:
 
     def _refused(self, field: str, value: str, accepted: str) -> Parsed:
         """The service as a whole."""
-        refusal = Refusal(self.origin, f"Consul service {self.name}", field, _shown(value), accepted)
+        refusal = Refusal(self.origin, f"Consul service {self.name}", field, value, accepted)
         return Parsed(refused=(Refused((refusal,), self.origin, ENTRY, self.rules.namespace, self.name), *self._refused_instances()))
 
     # Objects

@@ -34,8 +34,8 @@ class Tuning:
     service_rate: float = 0.5
     """Reads of one service at once, and per second in the long run: what bounds how often a service that flaps is handed over."""
 
-    sweep_share: float = 0.1
-    """Share of the time that looking for changes that no list shows may take: a sweep of `t` seconds is followed by a rest of nine `t`."""
+    sweep_share: float = 0.2
+    """Share of the time that looking for changes that no list shows may take: a sweep of `t` seconds is followed by a rest of four `t`."""
 
     resync: float = 300.0
     """Seconds after which everything is read anew though nothing was wrong."""
