@@ -13,7 +13,7 @@ takes a bounded share of the time where it is not. What a list shows is read fir
 
 Rules against losing services that are there, or keeping some that are not:
 - What Consul says is believed, at once, removals included.
-- Unless its history went backwards (`set_back`): servers that lost their data hear of services as agents register them anew. Until the
+- Unless its history went backwards: servers that lost their data hear of services as agents register them anew. Until the
   grace is over, nothing is removed, no service and no instance; what is said to be different is.
 - Nor is anything removed by who has no leader, and a name that is missing from a list of which access rules hid something is asked for.
 - After a failure everything is `unsure` until it was read again.
@@ -27,6 +27,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from control.sources.consul.cursor import News
 from control.sources.consul.pace import Bucket
 from control.sources.consul.tuning import Tuning
 from control.sources.consul.wire import Check, Instance
@@ -39,6 +40,18 @@ class Task:
     name: str
     number: int
     index_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer beside what it says. `whole`: who answers knows a leader, so that what is missing is gone; `filtered`: unless access rules
+    hid something.
+    """
+
+    index: int
+    news: News = News.CHANGE
+    whole: bool = True
+    filtered: bool = False
 
 
 @dataclass(slots=True)
@@ -81,14 +94,15 @@ class Catalog:
         self._probes: dict[str, None] = {}
         self._probing = 0
         self._sweep_at: float | None = None
+        self._asked_before = 0  # the last question before what the next sweep is for
         self._sweep_begun = self._rest_until = 0.0
         self._seen = self._swept_to = 0  # the greatest index that anybody told of, now and when the last sweep begun
 
     # What Consul says
 
-    def take_list(self, listed: Mapping[str, tuple[str, ...]], *, whole: bool = True, filtered: bool = False) -> list[str]:
-        """The names that are gone. Not `whole`: who says it has no leader. `filtered`: access rules hid something."""
-        self._heard = True
+    def take_list(self, listed: Mapping[str, tuple[str, ...]], told: Told, now: float) -> list[str]:
+        """All services with their tags. The names that are gone."""
+        self._hear(told, now)
         for name, tags in listed.items():
             if name in self._exclude:
                 continue
@@ -102,36 +116,27 @@ class Catalog:
         missing = [name for name in self.services if name not in listed]
         for name in missing:
             self.services[name].listed = False
-        if not whole or self.settling:
+        self._heard = True
+        if not told.whole or self.settling:
             return []
         for name in missing:
-            if filtered:
+            if told.filtered:
                 self._want(name)
             else:
                 self._forget(name)
-        return [] if filtered else missing
+        return [] if told.filtered else missing
 
-    def take_failing(self, failing: frozenset[Check]) -> None:
-        """All checks that do not pass now."""
+    def take_failing(self, failing: frozenset[Check], told: Told, now: float) -> None:
+        """All checks that do not pass."""
+        self._hear(told, now, shown=True)
         for check in failing ^ self._failing:
             for name in (check.service,) if check.service else self._names_on.get(check.node, ()):
                 self._want(name)
         self._failing = failing
 
-    def changed_somewhere(self, now: float, index: int | None = None) -> None:
-        """Something changed of which no list shows what, at this index; None: nobody knows when, or whether."""
-        if not self._asked:
-            return  # everything is yet to be read
-        if index is not None:
-            if index <= self._swept_to:
-                return  # one change of several tables: the sweep that begun with the first of them sees it
-            self._seen = max(self._seen, index)
-        self._sweep_at = now if self._sweep_at is None else min(self._sweep_at, now)
-
-    def look_again(self, now: float) -> None:
-        """Something changed: to be looked at once more, if who answers may be behind."""
-        if self._lags and self._sweep_at is None:
-            self._sweep_at = now + self._tuning.lag
+    def take_nodes(self, told: Told, now: float) -> None:
+        """Of nodes it is only told that something changed."""
+        self._hear(told, now)
 
     def doubt(self) -> None:
         """Everything may have changed unseen."""
@@ -139,25 +144,18 @@ class Catalog:
             self._set_unsure(known, True)
             self._want(name)
 
-    def set_back(self, now: float) -> None:
-        """Consul's history is another one than before."""
-        self._seen = self._swept_to = 0
-        if self.services and self._grace:
-            self._settled_at = now + self._grace
-        self.doubt()
-
-    def take(self, task: Task, index: int, instances: tuple[Instance, ...], *, whole: bool = True, filtered: bool = False) -> bool:
+    def take(self, task: Task, instances: tuple[Instance, ...], told: Told) -> bool:
         """The answer to a read: whether there is something else to hand over, or the name is gone (then it is not in `services`)."""
         known, name = self._answered(task), task.name
         if known is None:
             return False
-        known.index = index
+        known.index = told.index
         self._set_unsure(known, known.again)
         self.hidden.discard(name)
         if not instances:
-            if filtered:
+            if told.filtered:
                 self.hidden.add(name)
-            elif whole and not known.listed and not self.settling:
+            elif told.whole and not known.listed and not self.settling:
                 self._forget(name)
                 return True
             return False  # where the last instance went, the list says so too, and is on its way
@@ -171,10 +169,10 @@ class Catalog:
         known.instances = instances
         return True
 
-    def take_index(self, task: Task, index: int, now: float) -> None:
+    def take_index(self, task: Task, told: Told, now: float) -> None:
         """The answer to an `index_only` question."""
         known = self._answered(task)
-        if known is not None and known.index != index:
+        if known is not None and known.index != told.index:
             self._want(task.name)
         self._probed(now)
 
@@ -251,6 +249,32 @@ class Catalog:
 
     # Inside
 
+    def _hear(self, told: Told, now: float, *, shown: bool = False) -> None:
+        """What follows from an answer's index alone. `shown`: what changed, if nothing was missed, is in the answer."""
+        if told.news is News.NOTHING:
+            return
+        if told.news is News.BACKWARDS:
+            self._set_back(now)
+        elif told.news is News.FIRST:
+            self.doubt()
+        elif not shown and told.index > self._swept_to:
+            # Else it is one change of several tables, and the sweep that began with the first of them sees it.
+            self._seen = max(self._seen, told.index)
+            self._sweep_from(now)
+        if self._lags and self._sweep_at is None:
+            self._sweep_from(now + self._tuning.lag)
+
+    def _sweep_from(self, at: float) -> None:
+        self._sweep_at = at if self._sweep_at is None else min(self._sweep_at, at)
+        self._asked_before = self._asked
+
+    def _set_back(self, now: float) -> None:
+        """Consul's history is another one than before."""
+        self._seen = self._swept_to = 0
+        if self.services and self._grace:
+            self._settled_at = now + self._grace
+        self.doubt()
+
     def _add(self, name: str, tags: tuple[str, ...]) -> Service:
         known = self.services[name] = Service(Bucket(self._tuning.service_rate, self._tuning.service_burst), tags)
         self._set_unsure(known, True)
@@ -305,10 +329,10 @@ class Catalog:
             return
         self._sweep_at, self._swept_to = None, self._seen
         for name, known in self.services.items():
-            if known.asked:
-                known.again = True  # the answer may be from before the change
-            else:
+            if not known.asked:
                 self._probes[name] = None
+            elif self._lags or known.asked <= self._asked_before:
+                known.again = True  # the answer may be from before the change
         self.sweeps += 1
         self._probing, self._sweep_begun = len(self._probes), now
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from control.sources import Sink, SourceState
-from control.sources.consul.catalog import Catalog, Task
+from control.sources.consul.catalog import Catalog, Task, Told
 from control.sources.consul.client import Answer, Client
 from control.sources.consul.cursor import News
 from control.sources.consul.errors import NEEDED, ConsulError, Denied, Garbled
@@ -123,40 +123,20 @@ class ConsulSource:
             raise Denied(f"access rules hide every service: {NEEDED}")
 
         def apply(news: News) -> None:
-            self._take(answer, news)
-            for name in self._catalog.take_list(listed, whole=answer.leader, filtered=answer.filtered):
+            if news is News.BACKWARDS:
+                log.warning("Consul's index went backwards: was it restored, or begun anew?", address=self._settings.address)
+                self._meter.set_back()
+            for name in self._catalog.take_list(listed, _told(answer, news), time.monotonic()):
                 self._remove(name)
-            if news is News.FIRST:
-                self._catalog.doubt()
 
         return apply
 
     def _read_checks(self, answer: Answer) -> Apply:
         failing = read_checks(answer.body)
-
-        def apply(news: News) -> None:
-            self._take(answer, news, shown=True)
-            self._catalog.take_failing(failing)
-
-        return apply
+        return lambda news: self._catalog.take_failing(failing, _told(answer, news), time.monotonic())
 
     def _read_nodes(self, answer: Answer) -> Apply:
-        return lambda news: self._take(answer, news)
-
-    def _take(self, answer: Answer, news: News, *, shown: bool = False) -> None:
-        """What follows from an index alone. `shown`: what changed, if nothing was missed, is in the answer."""
-        if news is News.NOTHING:
-            return
-        now = time.monotonic()
-        if news is News.BACKWARDS:
-            log.warning("Consul's index went backwards: was it restored, or begun anew?", address=self._settings.address)
-            self._meter.set_back()
-            self._catalog.set_back(now)
-        if news is not News.CHANGE:
-            self._catalog.changed_somewhere(now)
-        elif not shown:
-            self._catalog.changed_somewhere(now, answer.index)
-        self._catalog.look_again(now)
+        return lambda news: self._catalog.take_nodes(_told(answer, news), time.monotonic())
 
     def _watched(self, changed: bool) -> None:
         if changed and self._book is not None:
@@ -205,10 +185,10 @@ class ConsulSource:
         answer = await self._client.get(f"health/service/{quote(task.name, safe='')}", query, most=self._tuning.service_bytes)
         changed = False
         if task.index_only:
-            self._catalog.take_index(task, answer.index, time.monotonic())
+            self._catalog.take_index(task, _told(answer), time.monotonic())
         else:
             instances = read_instances(task.name, answer.body)
-            changed = self._catalog.take(task, answer.index, instances, whole=answer.leader, filtered=answer.filtered)
+            changed = self._catalog.take(task, instances, _told(answer))
             changed |= self._garbled.pop(task.name, 0) >= GARBLED
         self._meter.answered(_what(task))
         self._reads.succeeded(self._wall())
@@ -337,3 +317,7 @@ class ConsulSource:
 
 def _what(task: Task) -> str:
     return "index" if task.index_only else "service"
+
+
+def _told(answer: Answer, news: News = News.CHANGE) -> Told:
+    return Told(answer.index, news, answer.leader, answer.filtered)

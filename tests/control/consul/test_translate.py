@@ -158,7 +158,8 @@ def test_more_ports_than_anybody_could_know_are_refused_with_what_helps() -> Non
     ],
 )
 def test_the_protocol_is_meta_or_a_tag_that_all_agree_on(metas: list[str], tags: list[tuple[str, ...]], protocol: str) -> None:
-    some = [instance(number, meta={"protocol": meta} if meta else {}, tags=tag) for number, (meta, tag) in enumerate(zip(metas, tags), 1)]
+    said = zip(metas, tags, strict=True)
+    some = [instance(number, meta={"protocol": meta} if meta else {}, tags=tag) for number, (meta, tag) in enumerate(said, 1)]
     (port,) = entry(*some).spec.ports
     assert (port.protocol, port.name) == (protocol, f"{protocol.lower()}-8080")
 
