@@ -91,7 +91,7 @@ class Client:
         target = f"{self._url.path}/v1/{path}" + (f"?{urlencode(parameters, quote_via=quote)}" if parameters else "")
         with translated(path):
             async with asyncio.timeout(self._tuning.patience + (wait * 17 / 16 if index else 0.0)):
-                reply = await self._http.get(target, self._files.headers, most)
+                reply = await self._http.get(target, self._files.headers, most, again=not index)
         if reply.status != 200:
             raise failure(reply.status, reply.headers, reply.body)
         return Answer(

@@ -56,19 +56,21 @@ class Http:
         self._closed = False
         self._authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    async def get(self, target: str, headers: Mapping[str, str], most: int) -> Reply:
-        """OSError where no connection is to be had, or it breaks; h11.RemoteProtocolError for what is no HTTP; TooLongError."""
+    async def get(self, target: str, headers: Mapping[str, str], most: int, *, again: bool = True) -> Reply:
+        """OSError where no connection is to be had, or it breaks; h11.RemoteProtocolError for what is no HTTP; TooLongError.
+
+        A server may close an idle connection just when it is used again, and the question is then asked over another one. `again` False:
+        it is not, for a question whose answer takes its time, since then the server may have gone in the middle of it, and be another one.
+        """
         async with self._free:
-            while self._idle:
-                connection = self._idle.pop()
+            while True:
+                idle = bool(self._idle)
+                connection = self._idle.pop() if idle else await self._connect()
                 try:
                     return await self._ask(connection, target, headers, most)
-                except _UnansweredError:
-                    continue  # the server closed it while it was idle, which is its right: another one
-            try:
-                return await self._ask(await self._connect(), target, headers, most)
-            except _UnansweredError as error:
-                raise ConnectionResetError("the connection was closed without an answer") from error
+                except _UnansweredError as error:
+                    if not (idle and again):
+                        raise ConnectionResetError("the connection was closed without an answer") from error
 
     def close(self) -> None:
         """Idle connections at once, the others when their question is answered."""

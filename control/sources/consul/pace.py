@@ -6,6 +6,10 @@ import random
 from collections.abc import Callable
 
 
+ROUNDING = 1e-6
+"""Tokens. Who comes back exactly when it was told to must find one, though sums of seconds are not exact."""
+
+
 class Backoff:
     """Seconds: the n-th wait is anything from 0 to `first` x 2^n, at most `most`. `chance` gives numbers from 0 to 1."""
 
@@ -40,7 +44,7 @@ class Bucket:
         """0 if one may go now, which counts; else the seconds until the next may, and nothing was counted."""
         self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
         self._at = now
-        if self._tokens >= 1.0:
-            self._tokens -= 1.0
+        if self._tokens > 1.0 - ROUNDING:
+            self._tokens = max(0.0, self._tokens - 1.0)
             return 0.0
         return (1.0 - self._tokens) / self._rate

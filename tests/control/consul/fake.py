@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -63,7 +64,10 @@ class Indexes:
 
 
 class FakeConsul:
-    def __init__(self) -> None:
+    """`context`: TLS."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.context = context
         self.instances: dict[str, Registration] = {}
         self.nodes: dict[str, str] = {}
         self.node_checks: dict[tuple[str, str], str] = {}
@@ -86,13 +90,13 @@ class FakeConsul:
         self.connections = 0
         self.most_connections = 0
         self._changed = asyncio.Condition()
+        self._was_asked = asyncio.Event()
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.context else 'http'}://127.0.0.1:{self.port}"
 
     # Its life
 
@@ -106,7 +110,7 @@ class FakeConsul:
     async def start(self) -> None:
         sock = socket.create_server(("127.0.0.1", self.port))
         self.port = sock.getsockname()[1]
-        self._server = await asyncio.start_server(self._serve, sock=sock)
+        self._server = await asyncio.start_server(self._serve, sock=sock, ssl=self.context)
 
     async def stop(self) -> None:
         assert self._server is not None
@@ -127,6 +131,14 @@ class FakeConsul:
         self.node_checks.clear()
         self.indexes = Indexes(5, Counter(services=5, checks=5, nodes=5), {}, 5)
         await self.start()
+
+    async def until_asked(self, path: str, times: int = 1) -> None:
+        """Until this was asked for, from now on, so many times."""
+        wanted = self.asked[path] + times
+        async with asyncio.timeout(10):
+            while self.asked[path] < wanted:
+                self._was_asked.clear()
+                await self._was_asked.wait()
 
     # What agents and operators do
 
@@ -221,6 +233,7 @@ class FakeConsul:
         query = {name: values[0] for name, values in parse_qs(target.query, keep_blank_values=True).items()}
         path = target.path + ("#" if "Service.ID" in query.get("filter", "") else "")
         self.asked[path] += 1
+        self._was_asked.set()
         for beginning, faults in self.faults.items():
             if target.path.startswith(beginning) and faults:
                 return faults.pop(0)
@@ -235,9 +248,9 @@ class FakeConsul:
         if wanted:
             try:
                 async with asyncio.timeout(float(query["wait"].removesuffix("ms")) / 1000), self._changed:
-                    while index <= wanted:
+                    while (found := look())[0] <= wanted:
                         await self._changed.wait()
-                        index, body, filtered = look()
+                index, body, filtered = found
             except TimeoutError:
                 pass
         return self._good(index, body, filtered)
