@@ -1,4 +1,6 @@
-"""The control plane put together: sources and the pipeline behind them, xDS and the CA on one gRPC server, and what is said over HTTP."""
+"""The control plane put together: sources and the pipeline behind them, xDS and the CA on one gRPC server, what is said over HTTP, and what
+is written to a Kubernetes cluster, where there is one.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,24 @@ import grpc
 import grpc.aio
 
 from control.admin import routes
+from control.auth import Authenticator
+from control.auth.several import Several
 from control.auth.tokens import NodeTokens
 from control.ca import CaSettings, CertificateAuthority, DirectoryStore
 from control.ca.make import Lives
+from control.cluster import Cluster
 from control.config import Config
+from control.keep import Keeper
+from control.meters import ConsulMeter, KeepMeter
 from control.metrics import Metrics
 from control.pipeline import Pipeline
 from control.resolve import Mesh, MeshSettings
 from control.sources import Feed
+from control.sources.consul.source import ConsulSource
 from control.sources.files import FilesSource
 from control.xds.messages import Refusal
 from control.xds.proxies import PROXY_TYPES
+from control.xds.secrets import Secrets
 from control.xds.server import ANONYMOUS, Hello, View, XdsServer
 from control.xds.tunnels import TUNNEL_RULES, TUNNEL_TYPES
 from mesh.io.http import HttpServer
@@ -35,18 +44,16 @@ log = Log("control")
 
 
 class ControlPlane:
-    """One control plane. `start` listens; `run` goes on until `stop`."""
+    """One control plane. `start` listens; `run` goes on until `stop`. `sources` replaces those of the configuration."""
 
     def __init__(self, config: Config, sources: Sequence[Feed] | None = None) -> None:
         self.config = config
-        self.metrics = Metrics()
+        self.metrics = metrics = Metrics()
         self.ports: dict[str, int] = {}
-        tokens = NodeTokens(config.node_tokens)
-        settings = MeshSettings(config.root_namespace, config.trust_domain, config.cluster, config.cluster_domain)
-        self.mesh = Mesh(settings)
-        self.xds = XdsServer(tokens, self._view, self.metrics)
-        feeds: Sequence[Feed] = sources if sources is not None else (FilesSource(config.manifests),)
-        self.pipeline = Pipeline(self.mesh, feeds, self.xds, self.metrics)
+        self.mesh = Mesh(MeshSettings(config.root_namespace, config.trust_domain, config.cluster, config.cluster_domain))
+        self.keeper = Keeper(config.keep, KeepMeter(metrics.registry)) if config.keep is not None else None
+        self.cluster = Cluster(config, config.kubernetes, self.mesh, metrics, self.keeper) if config.kubernetes is not None else None
+        authenticator = self._authenticator()
         self.ca = CertificateAuthority(
             CaSettings(
                 config.trust_domain,
@@ -55,19 +62,41 @@ class ControlPlane:
                 config.ca_mount,
                 config.ca_dir / ROOTS,
             ),
-            DirectoryStore(config.ca_dir),
-            tokens,
+            self.cluster.store() if self.cluster is not None else DirectoryStore(config.ca_dir),
+            authenticator,
             self.mesh.runs_on,
             self.mesh.nodes,
-            self.metrics.registry,
+            metrics.registry,
             config.ca_dir / COMMANDS,
         )
-        self.http = HttpServer({**routes(self.xds, self.pipeline, self.metrics), **self.ca.routes()})
+        self.secrets = Secrets(self.ca.keeper)
+        self.xds = XdsServer(authenticator, self._view, metrics)
+        self.pipeline = Pipeline(self.mesh, sources if sources is not None else self._feeds(), self.xds, metrics, self.secrets)
+        if self.cluster is not None:
+            self.pipeline.published = self.cluster.published
+        self.http = HttpServer({**routes(self.xds, self.pipeline, metrics), **self.ca.routes()})
         self._stopping = asyncio.Event()
         self._grpc: grpc.aio.Server | None = None
 
+    def _authenticator(self) -> Authenticator:
+        tokens = [NodeTokens(self.config.node_tokens)] if self.config.node_tokens is not None else []
+        reviews = [self.cluster.authenticator] if self.cluster is not None else []
+        return Several([*tokens, *reviews])
+
+    def _feeds(self) -> list[Feed]:
+        config = self.config
+        feeds: list[Feed] = [FilesSource(config.manifests)] if config.manifests else []
+        if self.cluster is not None:
+            feeds.append(self.cluster.source)
+        if config.consul is not None:
+            book = self.keeper.book("consul") if self.keeper is not None else None
+            feeds.append(ConsulSource(config.consul, book=book, meter=ConsulMeter(self.metrics.registry)))
+        return feeds
+
     async def start(self) -> None:
         """Listen everywhere. OSError or RuntimeError where an address is taken; ConfigError where the CA cannot be used."""
+        if self.keeper is not None:
+            await self.keeper.open()
         await self.ca.start()
         options = [
             ("grpc.max_receive_message_length", MAX_REQUEST),
@@ -89,12 +118,22 @@ class ControlPlane:
         await server.start()
         await self.http.start(self.config.http_address)
         self.ports["http"] = self.http.addresses[0][1]
+        if self.cluster is not None and (port := await self.cluster.start(self.ca)) is not None:
+            self.ports["webhook"] = port
         log.info("listening", **self.ports)
 
     async def run(self) -> None:
         """Until `stop` is called or a source fails for good."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.pipeline.run()), group.create_task(self.ca.run())]
+            tasks = [
+                group.create_task(self.pipeline.run()),
+                group.create_task(self.ca.run()),
+                group.create_task(self.secrets.run(self.pipeline.proxies.renew_secrets)),
+            ]
+            if self.keeper is not None:
+                tasks.append(group.create_task(self.keeper.run()))
+            if self.cluster is not None:
+                tasks.append(group.create_task(self.cluster.run(self.ca)))
             await self._stopping.wait()
             for task in tasks:
                 task.cancel()
@@ -107,6 +146,10 @@ class ControlPlane:
             await self._grpc.stop(DRAIN)
         await self.http.close()
         await self.ca.close()
+        if self.cluster is not None:
+            await self.cluster.close()
+        if self.keeper is not None:
+            await self.keeper.close()
 
     async def _view(self, hello: Hello) -> View:
         if hello.type_url in TUNNEL_TYPES:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from control.auth.kubernetes import TRUSTED
-from control.kube.access import Access
+from control.auth import TRUSTED
 from control.sources.consul.settings import ConsulSettings, settings_of
 from mesh.io.http import parse_address
 from mesh.model.errors import ConfigError, Refusal
@@ -28,10 +27,11 @@ LONGEST_LEAF = 90 * DAY
 
 @dataclass(frozen=True, kw_only=True)
 class KubernetesConfig:
-    access: Access
-    """CULVERT_KUBERNETES: `true` inside a cluster, for the pod's service account; otherwise the path of a kubeconfig. Empty: no cluster.
-    CULVERT_KUBERNETES_CONTEXT: one of the kubeconfig's contexts. Default: its current one.
-    """
+    kubeconfig: Path | None = None
+    """CULVERT_KUBERNETES: `true` inside a cluster, for the pod's service account; otherwise the path of a kubeconfig. Empty: no cluster."""
+
+    context: str = ""
+    """CULVERT_KUBERNETES_CONTEXT: one of the kubeconfig's contexts. Default: its current one."""
 
     namespace: str = DEFAULT_ROOT_NAMESPACE
     """CULVERT_NAMESPACE: where the control plane lives: its Lease and its CA's Secret."""
@@ -197,7 +197,9 @@ Address = Callable[[str, str], str]
 Named = Callable[[str, str, Text], str]
 
 
-def _kubernetes(source: Mapping[str, str], address: Address, named: Named, refuse: Callable[[str, str, str], None]) -> KubernetesConfig | None:
+def _kubernetes(
+    source: Mapping[str, str], address: Address, named: Named, refuse: Callable[[str, str, str], None]
+) -> KubernetesConfig | None:
     where = source.get("CULVERT_KUBERNETES", "")
     if not where:
         return None
@@ -208,11 +210,11 @@ def _kubernetes(source: Mapping[str, str], address: Address, named: Named, refus
     for name in sorted(trusted):
         if not re.fullmatch(r"[-a-z0-9]{1,63}/[-.a-z0-9]{1,253}", name):
             refuse("CULVERT_TRUSTED_ACCOUNTS", name, "namespace/name, separated by commas")
-    secret = source.get("CULVERT_CA_SECRET", "")
     return KubernetesConfig(
-        access=Access(None if where == "true" else Path(where), context),
+        kubeconfig=None if where == "true" else Path(where),
+        context=context,
         namespace=named("CULVERT_NAMESPACE", KubernetesConfig.namespace, DNS_LABEL),
-        ca_secret="" if secret == "-" else named("CULVERT_CA_SECRET", KubernetesConfig.ca_secret, DNS_NAME),
+        ca_secret="" if source.get("CULVERT_CA_SECRET") == "-" else named("CULVERT_CA_SECRET", KubernetesConfig.ca_secret, DNS_NAME),
         webhook_address=address("CULVERT_WEBHOOK_ADDRESS", KubernetesConfig.webhook_address),
         trusted=trusted,
     )

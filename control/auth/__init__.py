@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+TRUSTED = frozenset({"istio-system/ztunnel"})
+"""Service accounts, as namespace/name, that speak for all pods of their node."""
+
 Metadata = Sequence[tuple[str, str | bytes]] | None
 
 

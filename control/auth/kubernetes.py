@@ -21,7 +21,7 @@ from typing import Protocol
 from lightkube.models.authentication_v1 import TokenReviewSpec, TokenReviewStatus
 from lightkube.resources.authentication_v1 import TokenReview
 
-from control.auth import Caller, Metadata
+from control.auth import TRUSTED, Caller, Metadata
 from control.auth.issuer import SUBJECT, Issuer, Pods, Unproved, expiry
 from control.kube.client import Api
 from control.kube.errors import Busy, KubeError, ServerFailed, Unreachable
@@ -30,7 +30,6 @@ from mesh.io.log import Log
 log = Log("tokens")
 
 AUDIENCE = "istio-ca"
-TRUSTED = frozenset({"istio-system/ztunnel"})
 RESOURCE = "tokenreviews.authentication.k8s.io"
 EXTRA = "authentication.kubernetes.io/"
 LONGEST_TOKEN = 16 << 10

@@ -4,6 +4,7 @@ CA begins to sign with something else.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import grpc
 
 from control.ca.authority import Authority, CannotSign, Pair
 from mesh.io.log import Log
+from mesh.io.tls import load_pair
 
 log = Log("ca")
 
@@ -65,8 +67,30 @@ class Serving:
         first = grpc.ssl_server_certificate_configuration([(shown.key, shown.chain)])
         return grpc.dynamic_ssl_server_credentials(first, configuration, require_client_authentication=False)
 
+    def context(self) -> ssl.SSLContext:
+        """For a port of `ssl`'s: each handshake is given what is to be shown then."""
+        shown, context = self.current(), _context(self.current())
+
+        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            nonlocal shown, context
+            pair = self.current()
+            if pair is not shown:
+                shown, context = pair, _context(pair)
+            connection.context = context
+
+        first = _context(shown)
+        first.sni_callback = choose
+        return first
+
     def _old(self, pair: Pair, authority: Authority, now: float) -> bool:
         signed_by = self._signed_by
         if signed_by is None or signed_by.certificate != authority.certificate:
             return True
         return now >= pair.not_before + (pair.not_after - pair.not_before) / 2
+
+
+def _context(pair: Pair) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    load_pair(context, pair.key, pair.chain)
+    return context

@@ -200,10 +200,15 @@ def _context(protocol: ssl._SSLMethod, key_pem: bytes, presented: Sequence[str],
     context.options |= ssl.OP_NO_TICKET
     if protocol is ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0
-    with _anonymous_file("".join(presented).encode()) as chain, _anonymous_file(key_pem) as key:
-        context.load_cert_chain(chain, key, password=_no_password)
+    load_pair(context, key_pem, "".join(presented).encode())
     context.load_verify_locations(cadata="".join(roots))
     return context
+
+
+def load_pair(context: ssl.SSLContext, key: bytes, chain: bytes) -> None:
+    """Have a context show a certificate, both PEM and only in memory. Raises ssl.SSLError, ValueError."""
+    with _anonymous_file(chain) as shown, _anonymous_file(key) as secret:
+        context.load_cert_chain(shown, secret, password=_no_password)
 
 
 def _no_password() -> bytes:

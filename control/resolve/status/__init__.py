@@ -79,9 +79,10 @@ def _refused(key: Key, rejection: Rejection, kept: Status | None) -> Status:
     others = tuple(one for one in kept.wanted.conditions if one.type != "Accepted") if kept is not None and kept.wanted is not None else ()
     refused = condition("Accepted", False, "Invalid", message)
     parents = kept.wanted.parents if kept is not None and kept.wanted is not None else None
-    wanted = Wanted(0, () if parents is not None else (refused, *others), parents)
+    generation = max(entry.generation for entry in rejection.refused)
+    wanted = Wanted(generation, () if parents is not None else (refused, *others), parents)
     where = rejection.refused[0].refusals[0].where
-    return Status(key, where, 0, wanted, kept.notes if kept is not None else ())
+    return Status(key, where, generation, wanted, kept.notes if kept is not None else ())
 
 
 __all__ = ["OURS", "Status", "accepted", "because", "statuses"]

@@ -163,7 +163,8 @@ def _refused(kind: Kind, head: wire.HeadMeta, field: str, value: str, accepted: 
     origin = kind.origin(head.namespace, head.name)
     subject = f"{kind.kind} {head.namespace}/{head.name}" if head.namespace else f"{kind.kind} {head.name}"
     refusal = Refusal(origin, subject, field, value, accepted)
-    refused = Refused((refusal,), origin, kind.type, head.namespace, head.name, policy=kind.group == POLICY_GROUP)
+    policy = kind.group == POLICY_GROUP
+    refused = Refused((refusal,), origin, kind.type, head.namespace, head.name, policy=policy, generation=head.generation)
     kept = REFUSED + wire.encode(_Note(kind.api_version, kind.kind, head.uid, field, value, accepted))
     live = None if kind.core else Live(head.version, head.generation, head.uid, NO_STATUS)
     return Reading(origin, number(head.version), head.uid, _digest(kept), kept, Parsed((), (refused,)), live)

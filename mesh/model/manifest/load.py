@@ -43,6 +43,7 @@ class Refused:
 
     `kind` is the object's type, as in its key. It and `name` are empty and `namespace` is None where they could not be read. `selector` is
     None where it could not; empty selects all. `policy`: it is one, or may be one. `dry_run`: whatever it says, it asks for no enforcement.
+    `generation`: which version of an object of an API it was; 0 where that does not say.
     """
 
     refusals: tuple[Refusal, ...]
@@ -54,6 +55,7 @@ class Refused:
     selector: Mapping[str, str] | None = None
     targets: tuple[TargetRef, ...] = ()
     dry_run: bool = False
+    generation: int = 0
 
     @property
     def key(self) -> Key | None:
@@ -248,7 +250,14 @@ def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
         selector,
         targets,
         node.text("metadata", "annotations", DRY_RUN_ANNOTATION) == "true",
+        _generation(node),
     )
+
+
+def _generation(node: Node) -> int:
+    metadata = node.get("metadata")
+    found = metadata.get("generation") if metadata is not None else None
+    return found.value if found is not None and type(found.value) is int else 0
 
 
 def _may_be_policy(version: Any, kind: Any) -> bool:
@@ -295,7 +304,8 @@ def refused_object(entry: Object, refusal: Refusal) -> Refused:
         targets = () if isinstance(entry, PeerAuthentication) else entry.spec.targets
     dry_run = entry.annotations.get(DRY_RUN_ANNOTATION) == "true"
     policy = entry.KIND in POLICY_KINDS
-    return Refused((refusal,), entry.file, entry.TYPE, entry.namespace, entry.name, policy, selector, targets, dry_run)
+    generation = entry.metadata.generation or 0
+    return Refused((refusal,), entry.file, entry.TYPE, entry.namespace, entry.name, policy, selector, targets, dry_run, generation)
 
 
 _POLICY_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(POLICY_KINDS))}|{re.escape(POLICY_GROUP)})\b")
