@@ -36,7 +36,7 @@ class Access:
                 found = KubeConfig.from_service_account(self.account).get()
         except KeyError as error:
             raise ConfigError(Refusal(where, "", str(error.args[0]), "nothing", "an entry or a variable of that name")) from error
-        except (LightkubeConfigError, OSError, ValueError, TypeError, msgspec.MsgspecError, yaml.YAMLError) as error:
+        except (LightkubeConfigError, OSError, ValueError, TypeError, AttributeError, msgspec.MsgspecError, yaml.YAMLError) as error:
             value = f"what cannot be used ({error})"
             raise ConfigError(Refusal(where, "", "", value, "a kubeconfig file, or a pod's service account")) from error
         assert found is not None

@@ -84,6 +84,10 @@ class Rule:
     times: int | None
     hits: int = 0
 
+    def meets(self, call: Call) -> bool:
+        left = self.times is None or self.hits < self.times
+        return left and self.verb in ("", call.verb) and self.resource in ("", call.resource)
+
 
 @dataclass
 class Call:
@@ -115,6 +119,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         self.review: Callable[[str, list[str]], Object] = lambda token, audiences: {"authenticated": False}
         self.pages: dict[str, Any] = {}  # what GETs of other paths are answered with
         self.crds: set[str] = set()
+        self.authorize: Callable[[str], bool] = lambda credential: True
         self._compacted = 0
         self._history: list[tuple[int, str, str, Object]] = []
         self._resources: dict[str, Resource] = {}
@@ -220,11 +225,13 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         query = dict(request.url.params)
         call = self._call(request, query)
         self.calls.append(call)
-        rule = next((one for one in self._rules if one.verb in ("", call.verb) and one.resource in ("", call.resource)), None)
-        if rule is not None and (rule.times is None or rule.hits < rule.times):
+        rule = next((one for one in self._rules if one.meets(call)), None)
+        if rule is not None:
             rule.hits += 1
             return await self._broken(rule.fault, request)
         await asyncio.sleep(0)
+        if not self.authorize(request.headers.get("authorization", "")):
+            return await self._broken(Status(401, "Unauthorized"), request)
         try:
             status, body = self._answer(call, request)
         except _RefusedError as error:
