@@ -16,7 +16,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from mesh.model.errors import Refusal
+from mesh.model.errors import Flaw, Refusal
 from mesh.model.manifest.tree import Node, plain
 
 MAX_REFUSALS = 20
@@ -36,12 +36,12 @@ class Report:
         self.source = source
         self.refusals: list[Refusal] = []
 
-    def refuse(self, node: Node, path: str, accepted: str, value: str | None = None) -> None:
+    def refuse(self, node: Node, path: str, accepted: str, value: str | None = None, flaw: Flaw = Flaw.VALUE) -> None:
         """Line 0 is that of values which come from no file."""
         if len(self.refusals) < MAX_REFUSALS:
             place = f"{self.file}:{node.line}" if node.line else self.file
             where = f"{self.source} ({place})" if self.source else place
-            self.refusals.append(Refusal(where, self.subject, path, shown(node) if value is None else value, accepted))
+            self.refusals.append(Refusal(where, self.subject, path, shown(node) if value is None else value, accepted, flaw))
 
 
 def shown(node: Node) -> str:
@@ -288,7 +288,7 @@ class ListOf:
             for index, key in self._repeated(values):
                 at = f"{path}[{index}].{wire}" if wire else f"{path}[{index}]"
                 accepted = f"a {wire} that no other item has" if wire else "each item once"
-                report.refuse(node.value[index], at, accepted, repr(key) if isinstance(key, str) else str(key))
+                report.refuse(node.value[index], at, accepted, repr(key) if isinstance(key, str) else str(key), Flaw.RULE)
         return values
 
     def _repeated(self, values: tuple[Any, ...]) -> Iterator[tuple[int, object]]:
