@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as attribute
 from enum import StrEnum
 
 from mesh.model.reasons import Reason
@@ -40,7 +41,7 @@ class Refusal:
     field: str
     value: str
     accepted: str
-    flaw: Flaw = field(default=Flaw.VALUE, compare=False)
+    flaw: Flaw = attribute(default=Flaw.VALUE, compare=False)
 
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.where, self.subject, self.field) if part)

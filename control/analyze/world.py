@@ -1,0 +1,233 @@
+"""What findings are derived from: everything that was given, resolved as the control plane would resolve it, and indexes over it.
+
+    given → the resolution's `Mesh`   what waypoint serves whom, which policies cover whom, who is behind which service
+          → indexes                   hosts, what runs, whose names there are
+
+Manifests say less than a cluster knows, so some things are assumed for the resolution: what makes pods has made one, which is ready and
+enrolled as its labels say, and a waypoint's Gateway in a file has got its Service.
+
+And they say only some of what a cluster holds. That something is missing is found only where the input would have it: everywhere, if it
+is a cluster; in a namespace whose Namespace is in the input; and where others of its kind are there. What could not be looked up is
+remembered in `unchecked`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from control.analyze.given import Foreign, Given
+from control.analyze.hosts import Hosts
+from control.analyze.runs import Runs, runs_of
+from control.resolve import Mesh, MeshSettings
+from control.resolve.engine import Query
+from control.resolve.services import services_for
+from control.resolve.tables import labels_of
+from control.resolve.waypoints import Use, Waypoint, admits, asked_of, asks, service_waypoint, waypoints, workload_waypoint
+from mesh.model.errors import BugError
+from mesh.model.manifest import (
+    Deployment,
+    Gateway,
+    IstioGateway,
+    Key,
+    Metadata,
+    Namespace,
+    Object,
+    Parsed,
+    Pod,
+    Service,
+    ServiceAccount,
+    ServiceEntry,
+    ServicePort,
+    ServiceSpec,
+    WorkloadEntry,
+)
+from mesh.model.manifest.gatewayapi.gateways import WAYPOINT_CLASS
+
+T = TypeVar("T", bound=Object)
+A = TypeVar("A")
+V = TypeVar("V")
+
+SOURCE = "analysis"
+NEAR = 0.7
+PODS, SERVICES, ACCOUNTS, GATEWAYS, LABELS, NAMESPACES, SECRETS = (
+    *("workloads", "services", "service accounts", "Gateways", "labels of the namespace", "namespaces", "Secrets"),
+)
+SECRET_KINDS = ("Secret", "SealedSecret", "ExternalSecret", "Certificate")
+"""What is a Secret, or becomes one."""
+
+
+class World:
+    """`objects` are those that count: of several with one name the first."""
+
+    def __init__(self, given: Given, settings: MeshSettings) -> None:
+        self.given = given
+        self.settings = settings
+        self.objects: dict[Key, Object] = {}
+        for entry in given.objects:
+            self.objects.setdefault(entry.key, entry)
+        self._of: dict[type[Object], list[Any]] = {}
+        for entry in self.objects.values():
+            self._of.setdefault(type(entry), []).append(entry)
+        self.namespaces: Mapping[str, Namespace] = {entry.name: entry for entry in self.of(Namespace)}
+        self.runs: list[Runs] = runs_of(given, self.namespaces)
+        self._runs_in: dict[str, list[Runs]] = {}
+        for runs in self.runs:
+            self._runs_in.setdefault(runs.namespace, []).append(runs)
+        self.unchecked: set[tuple[str, str]] = set()
+        self._present = _present(self.objects.values(), self.runs, given.foreign)
+        self.mesh = Mesh(settings)
+        self._resolve()
+        self.hosts = Hosts(self.objects.values(), settings)
+        self._behind: dict[Key, list[Runs]] = {}
+        self._entries_behind: dict[Key, list[WorkloadEntry]] = {}
+        self._index_services()
+
+    # What there is
+
+    def of(self, cls: type[T]) -> list[T]:
+        """Every object of a class, and of those made from it."""
+        return [entry for known, found in self._of.items() if issubclass(known, cls) for entry in found]
+
+    def find(self, cls: type[T], namespace: str, name: str) -> T | None:
+        found = self.objects.get(Key(cls.TYPE, namespace, name))
+        return found if isinstance(found, cls) else None
+
+    def runs_in(self, namespace: str) -> list[Runs]:
+        return self._runs_in.get(namespace, [])
+
+    def selected(self, namespace: str | None, labels: Mapping[str, str]) -> list[Runs]:
+        """What runs in a namespace (None: in any) and has these labels."""
+        candidates = self.runs if namespace is None else self.runs_in(namespace)
+        return [runs for runs in candidates if all(runs.labels.get(key) == value for key, value in labels.items())]
+
+    def behind(self, key: Key) -> list[Runs]:
+        """What runs behind a Service or ServiceEntry."""
+        return self._behind.get(key, [])
+
+    def entries_behind(self, key: Key) -> list[WorkloadEntry]:
+        return self._entries_behind.get(key, [])
+
+    def knows(self, what: str, namespace: str) -> bool:
+        """Whether what is not here of this sort is not there at all. If not, that is remembered."""
+        if self.given.complete and what != SECRETS:
+            return True
+        if what == NAMESPACES:
+            known = bool(self.namespaces)
+        elif what == LABELS:
+            known = namespace in self.namespaces
+        else:
+            known = (what, namespace) in self._present or (namespace in self.namespaces and what != SECRETS)
+        if not known:
+            self.unchecked.add((what, namespace))
+        return known
+
+    # What the resolution says
+
+    def value(self, table: Query[A, V], arg: A) -> V:
+        found = self.mesh.engine.value(table, arg)
+        if found is None:
+            raise BugError(f"{table} has not resolved {arg}")
+        return found
+
+    def service_use(self, key: Key) -> Use:
+        """The waypoint that a Service or ServiceEntry is reached through."""
+        return self.value(service_waypoint, key)
+
+    def runs_use(self, runs: Runs) -> Use:
+        return self.value(workload_waypoint, (runs.namespace, labels_of(runs.labels)))
+
+    def waypoint(self, key: Key) -> Waypoint | str:
+        """The waypoint that a Gateway is, or why it is none."""
+        return self.value(waypoints, key)
+
+    def admits(self, key: Key, namespace: str) -> bool:
+        return self.value(admits, (key, namespace))
+
+    def routed(self, key: Key) -> bool | None:
+        """Whether a waypoint routes what is sent to a service; None where only the namespace's labels could tell, and are not here."""
+        if self.service_use(key).waypoint is not None:
+            return True
+        entry = self.objects[key]
+        return False if "istio.io/use-waypoint" in entry.labels or self.knows(LABELS, entry.namespace) else None
+
+    def _resolve(self) -> None:
+        runs = {made.stand_in.key: made.stand_in for made in self.runs}
+        for key, entry in self.objects.items():
+            if not isinstance(entry, (Pod, Deployment)):
+                self.mesh.put(SOURCE, str(key), Parsed((entry,)))
+        for key, pod in runs.items():
+            self.mesh.put(SOURCE, str(key), Parsed((pod,)))
+        for gateway in self.of(Gateway):
+            key = Key(Service.TYPE, gateway.namespace, gateway.name)
+            if gateway.spec.gateway_class_name == WAYPOINT_CLASS and key not in self.objects and gateway.key not in self.given.live:
+                self.mesh.put(SOURCE, str(key), Parsed((_service_of(gateway),)))
+        for refusals in self.given.refusals:
+            self.mesh.put(SOURCE, f"refused {refusals.subject.where} {refusals.subject.name}", Parsed(refused=(refusals.refused,)))
+        self._pin()
+        changes = self.mesh.settle(self.mesh.take())
+        self.mesh.publish(changes)
+        if self.mesh.engine.bugs:
+            table, arg, bug = self.mesh.engine.bugs[0]
+            raise BugError(f"{table} {arg}: {bug}") from bug
+
+    def _pin(self) -> None:
+        """What is asked of the resolution beyond what it resolves of itself."""
+        pin = self.mesh.engine.pin
+        for gateway in self.of(Gateway):
+            pin(waypoints, gateway.key)
+        for namespace, labels in self._asking():
+            key = asked_of(labels, namespace)
+            pin(waypoints, key)
+            pin(admits, (key, namespace))
+        for entry in (*self.of(Service), *self.of(ServiceEntry)):
+            pin(service_waypoint, entry.key)
+        for runs in self.runs:
+            pin(workload_waypoint, (runs.namespace, labels_of(runs.labels)))
+            pin(services_for, (runs.namespace, labels_of(runs.labels)))
+        for workload in self.of(WorkloadEntry):
+            pin(services_for, (workload.namespace, labels_of({**workload.labels, **workload.spec.labels})))
+
+    def _asking(self) -> Iterable[tuple[str, Mapping[str, str]]]:
+        for entry in self.objects.values():
+            if asks(entry.labels):
+                yield (entry.name if isinstance(entry, Namespace) else entry.namespace), entry.labels
+        for runs in self.runs:
+            if asks(runs.labels):
+                yield runs.namespace, runs.labels
+
+    def _index_services(self) -> None:
+        for runs in self.runs:
+            for key in self.value(services_for, (runs.namespace, labels_of(runs.labels))):
+                self._behind.setdefault(key, []).append(runs)
+        for entry in self.of(WorkloadEntry):
+            for key in self.value(services_for, (entry.namespace, labels_of({**entry.labels, **entry.spec.labels}))):
+                self._entries_behind.setdefault(key, []).append(entry)
+
+
+def near(name: str, candidates: Iterable[str]) -> str:
+    """The candidate that was probably meant, or ""."""
+    return next(iter(get_close_matches(name, list(candidates), 1, NEAR)), "")
+
+
+def _present(entries: Iterable[Object], runs: Iterable[Runs], foreign: Iterable[Foreign]) -> set[tuple[str, str]]:
+    found: set[tuple[str, str]] = {(PODS, made.namespace) for made in runs}
+    for entry in entries:
+        if isinstance(entry, (Service, ServiceEntry)):
+            found.add((SERVICES, entry.namespace))
+        elif isinstance(entry, WorkloadEntry):
+            found.add((PODS, entry.namespace))
+        elif isinstance(entry, ServiceAccount):
+            found.add((ACCOUNTS, entry.namespace))
+        elif isinstance(entry, (Gateway, IstioGateway)):
+            found.add((GATEWAYS, entry.namespace))
+    found |= {(SECRETS, other.subject.namespace) for other in foreign if other.kind in SECRET_KINDS}
+    return found
+
+
+def _service_of(gateway: Gateway) -> Service:
+    """What a waypoint's Gateway gets from whoever runs it."""
+    ports = tuple(ServicePort(port=listener.port, name=listener.name) for listener in gateway.spec.listeners)
+    metadata = Metadata(name=gateway.name, namespace=gateway.namespace)
+    return Service(where=gateway.where, metadata=metadata, spec=ServiceSpec(ports=ports))
