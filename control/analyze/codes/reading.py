@@ -12,15 +12,15 @@ UNREADABLE: Final = Code(
     "CV0001",
     ERROR,
     "A document cannot be read",
-    "It is no YAML, says a key twice, or is larger or deeper than is read. Nothing of it counts; if it may be a policy, what it could cover "
-    "is denied.",
+    "It is no YAML, says a key twice, or is larger or deeper than is read. Nothing of it counts; if it may be a policy, what it "
+    "could cover is denied.",
 )
 UNKNOWN_KIND: Final = Code(
     "CV0002",
     ERROR,
     "The mesh does not know the kind",
-    "The API is one that the mesh reads, but not this kind of it, or the kind is misspelt. Objects of APIs that have nothing to do with the "
-    "mesh are not reported.",
+    "The API is one that the mesh reads, but not this kind of it, or the kind is misspelt. Objects of APIs that have nothing to do "
+    "with the mesh are not reported.",
 )
 UNSERVED_VERSION: Final = Code("CV0003", ERROR, "The kind is not served in this version", "Write one of the versions that are named.")
 BAD_VALUE: Final = Code("CV0010", ERROR, "A field has a value that is not accepted", "The object is refused whole. Write what is accepted.")

@@ -63,8 +63,8 @@ NO_ROUTER: Final = Code(
     "CV0512",
     WARNING,
     "Rules are for a service that no waypoint routes",
-    "Tunnels carry connections and do not look at requests: only proxyless gRPC clients go by the rules. Label the service or its namespace "
-    "istio.io/use-waypoint.",
+    "Tunnels carry connections and do not look at requests: only proxyless gRPC clients go by the rules. Label the service or its "
+    "namespace istio.io/use-waypoint.",
 )
 UNSEEN: Final = Code(
     "CV0513",

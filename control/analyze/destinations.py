@@ -1,0 +1,160 @@
+"""Where routes lead: whether the service, its port and its subset are there, and may be seen from where the route is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from control.analyze.codes import traffic as codes
+from control.analyze.findings import Findings
+from control.analyze.given import Subject, about
+from control.analyze.hosts import Host
+from control.analyze.world import SERVICES, World, near
+from mesh.model.manifest import DestinationRule, Key, Service
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One destination, as somebody wrote it. `host` is a full name. `host_field` and so on are where its parts stand."""
+
+    subject: Subject
+    namespace: str
+    host: str
+    host_field: str
+    port: int | None = None
+    port_field: str = ""
+    subset: str = ""
+    subset_field: str = ""
+
+
+class Subsets:
+    """Which DestinationRules define which subset of a host, and where they are looked up."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._of: dict[str, list[DestinationRule]] = {}
+        self._wild: dict[str, list[DestinationRule]] = {}
+        for rule in world.of(DestinationRule):
+            host = world.hosts.qualified(rule.spec.host, rule.namespace)
+            into = self._wild if host.startswith("*") else self._of
+            into.setdefault(host.removeprefix("*"), []).append(rule)
+
+    def rules(self, host: str) -> list[DestinationRule]:
+        labels = host.split(".")
+        wild = (rule for index in range(1, len(labels)) for rule in self._wild.get("." + ".".join(labels[index:]), ()))
+        return [*self._of.get(host, ()), *wild]
+
+    def defining(self, host: Host, subset: str, namespace: str) -> tuple[list[DestinationRule], list[DestinationRule]]:
+        """The rules that define a subset, for a route of `namespace`: those that are looked up, and others."""
+        where = {namespace, *looked_up(self._world, host)}
+        defining = [rule for rule in self.rules(host.name) if any(entry.name == subset for entry in rule.spec.subsets)]
+        return [rule for rule in defining if rule.namespace in where], [rule for rule in defining if rule.namespace not in where]
+
+    def names(self, host: Host) -> list[str]:
+        return sorted({entry.name for rule in self.rules(host.name) for entry in rule.spec.subsets})
+
+
+def looked_up(world: World, host: Host) -> set[str]:
+    """The namespaces in which a waypoint looks for DestinationRules of a host."""
+    use = world.service_use(host.key)
+    own = {use.waypoint.key.namespace} if use.waypoint is not None else set()
+    return {host.namespace, world.settings.root_namespace, *own}
+
+
+def check(world: World, subsets: Subsets, reference: Reference, found: Findings) -> list[Host]:
+    """The hosts that are meant."""
+    hosts = world.hosts.find(reference.host)
+    if not hosts:
+        _unknown(world, reference, found)
+        return []
+    visible = [host for host in hosts if host.seen_from(reference.namespace)]
+    if not visible:
+        hidden = hosts[0]
+        message = f"{reference.host} is not exported to {reference.namespace}"
+        hint = f"add {reference.namespace} to exportTo of {hidden.key}"
+        found.add(codes.HIDDEN_HOST, reference.subject, reference.host_field, message, hint, related=[about(hidden.entry)])
+        return []
+    _port(reference, visible, found)
+    _subset(subsets, reference, visible, found)
+    return visible
+
+
+def _unknown(world: World, reference: Reference, found: Findings) -> None:
+    meant = world.hosts.meant(reference.host)
+    namespace = world.hosts.namespace_of(reference.host)
+    external = _external(world, reference.host)
+    if external is not None:
+        message = f"{reference.host} is a Service of the type ExternalName, which nothing is routed to"
+        hint = f"make a ServiceEntry for {external.spec.external_name or 'the name that it stands for'}"
+        found.add(codes.UNKNOWN_HOST, reference.subject, reference.host_field, message, hint, related=[about(external)])
+    elif meant:
+        message = f"there is no service {reference.host}: only a name without a dot is completed"
+        found.add(codes.UNKNOWN_HOST, reference.subject, reference.host_field, message, f"did you mean {meant}?")
+    elif world.knows(SERVICES, namespace or reference.namespace):
+        found.add(
+            codes.UNKNOWN_HOST,
+            reference.subject,
+            reference.host_field,
+            f"there is no service {reference.host}",
+            _near(world, reference.host),
+        )
+
+
+def _near(world: World, name: str) -> str:
+    namespace = world.hosts.namespace_of(name)
+    if not namespace:
+        other = near(name, world.hosts)
+        return f"did you mean {other}?" if other else "make it known by a ServiceEntry"
+    short = name.partition(".")[0]
+    own = {other.partition(".")[0]: other for other in world.hosts if world.hosts.namespace_of(other) == namespace}
+    meant = near(short, own)
+    if meant:
+        return f"did you mean {own[meant]}?"
+    elsewhere = sorted(other for other in world.hosts if world.hosts.namespace_of(other) and other.partition(".")[0] == short)
+    if elsewhere:
+        return f"did you mean {elsewhere[0]}?"
+    return f"services of {namespace}: {', '.join(sorted(own))}" if own else f"create a Service {short} in {namespace}"
+
+
+def _external(world: World, name: str) -> Service | None:
+    namespace = world.hosts.namespace_of(name)
+    found = world.objects.get(Key(Service.TYPE, namespace, name.partition(".")[0])) if namespace else None
+    return found if isinstance(found, Service) and found.spec.type == "ExternalName" else None
+
+
+def _port(reference: Reference, hosts: list[Host], found: Findings) -> None:
+    if reference.port is None or any(host.port(reference.port) is not None for host in hosts):
+        return
+    numbers = ", ".join(f"{port.number} ({port.name})" if port.name else str(port.number) for port in hosts[0].ports) or "none"
+    target = _targeted(hosts[0], reference.port)
+    hint = f"pods have the port {reference.port}; the Service's is {target}" if target else f"ports of {hosts[0].key}: {numbers}"
+    message = f"{reference.host} has no port {reference.port}"
+    field = reference.port_field or reference.host_field
+    found.add(codes.UNKNOWN_PORT, reference.subject, field, message, hint, related=[about(hosts[0].entry)])
+
+
+def _targeted(host: Host, number: int) -> int | None:
+    """The Service's port whose targetPort it is, if one wrote that instead."""
+    if not isinstance(host.entry, Service):
+        return None
+    return next((port.port for port in host.entry.spec.ports if port.target_port == number), None)
+
+
+def _subset(subsets: Subsets, reference: Reference, hosts: list[Host], found: Findings) -> None:
+    if not reference.subset:
+        return
+    others: list[DestinationRule] = []
+    for host in hosts:
+        defining, elsewhere = subsets.defining(host, reference.subset, reference.namespace)
+        if defining:
+            return
+        others += elsewhere
+    host = hosts[0]
+    message = f"no DestinationRule defines the subset {reference.subset} of {reference.host}"
+    if others:
+        hint = f"{others[0].key} does, but in {others[0].namespace} it is not looked up: move it to {host.namespace}"
+    else:
+        names = subsets.names(host)
+        meant = near(reference.subset, names)
+        known = f"subsets of it: {', '.join(names)}" if names else f"create a DestinationRule for it in {host.namespace}"
+        hint = f"did you mean {meant}?" if meant else known
+    found.add(codes.UNKNOWN_SUBSET, reference.subject, reference.subset_field, message, hint, related=[about(rule) for rule in others])
