@@ -12,12 +12,12 @@ from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.hosts import Host
 from control.analyze.matches import NO_MATCH, covers, covers_l4, covers_tls
-from control.analyze.world import GATEWAYS, SERVICES, World, near
+from control.analyze.world import GATEWAYS, ROUTES, SERVICES, World, near
 from mesh.model.l7.notes import Notes, Problem
 from mesh.model.l7.translate.delegates import Delegates, expanded, visible, wanted
 from mesh.model.manifest import IstioGateway, Key, VirtualService
 from mesh.model.manifest.istio.actions import Destination
-from mesh.model.manifest.istio.matches import L4Match
+from mesh.model.manifest.istio.matches import HTTPMatch, L4Match, TLSMatch
 from mesh.model.manifest.istio.virtualservice import MESH
 
 M = TypeVar("M")
@@ -32,7 +32,7 @@ def check(world: World, subsets: Subsets, found: Findings) -> None:
         _hosts(world, service, found)
         _gateways(world, service, found)
     _bound_twice(world, every, found)
-    _delegates(every, found)
+    _delegates(world, every, found)
 
 
 def age(service: VirtualService) -> tuple[str, str, str]:
@@ -74,10 +74,10 @@ def _destinations(service: VirtualService) -> Iterator[tuple[str, Destination]]:
             yield f"{path}.mirror", rule.mirror
         for number, mirror in enumerate(rule.mirrors):
             yield f"{path}.mirrors[{number}].destination", mirror.destination
-    for kind, rules in (("tls", service.spec.tls), ("tcp", service.spec.tcp)):
-        for index, l4 in enumerate(rules):
-            for number, destination in enumerate(l4.route):
-                yield f"spec.{kind}[{index}].route[{number}].destination", destination.destination
+    for kind, routes in (("tls", [rule.route for rule in service.spec.tls]), ("tcp", [rule.route for rule in service.spec.tcp])):
+        for index, route in enumerate(routes):
+            for number, l4 in enumerate(route):
+                yield f"spec.{kind}[{index}].route[{number}].destination", l4.destination
 
 
 # The order of rules
@@ -120,20 +120,22 @@ def _hosts(world: World, service: VirtualService, found: Findings) -> None:
         # With gateways beside it the host may be there for those alone.
         if not meant and (service.spec.gateways or not world.knows(SERVICES, world.hosts.namespace_of(full) or service.namespace)):
             continue
-        hint = (
-            f"did you mean {meant or near(full, world.hosts)}?"
-            if meant or near(full, world.hosts)
-            else "mend the name, or declare the host"
-        )
+        meant = meant or near(full, world.hosts)
+        hint = f"did you mean {meant}?" if meant else "mend the name, or declare the host"
         message = f"there is no service {full}, so that these rules are for nobody"
         found.add(codes.ROUTES_UNKNOWN_HOST, about(service), f"spec.hosts[{index}]", message, hint)
 
 
 def _gateways(world: World, service: VirtualService, found: Findings) -> None:
     named: list[tuple[str, str]] = [(name, f"spec.gateways[{index}]") for index, name in enumerate(service.spec.gateways)]
-    for kind, rules in (("http", service.spec.http), ("tls", service.spec.tls), ("tcp", service.spec.tcp)):
+    matches: dict[str, Sequence[Sequence[HTTPMatch | TLSMatch | L4Match]]] = {
+        "http": [rule.match for rule in service.spec.http],
+        "tls": [rule.match for rule in service.spec.tls],
+        "tcp": [rule.match for rule in service.spec.tcp],
+    }
+    for kind, rules in matches.items():
         for index, rule in enumerate(rules):
-            for number, match in enumerate(rule.match):
+            for number, match in enumerate(rule):
                 path = f"spec.{kind}[{index}].match[{number}].gateways"
                 named += [(name, f"{path}[{place}]") for place, name in enumerate(match.gateways)]
     gateways: list[IstioGateway] = []
@@ -211,12 +213,10 @@ def _bound_twice(world: World, every: list[VirtualService], found: Findings) -> 
             older = next((other for other, _ in entries[:position] if _meet(other, service)), None)
             if older is None:
                 continue
-            message = (
-                f"{older.key} is for {host} as well{'' if place == MESH else f' at {place}'}: its rules come first, {_why(older, service)}"
-            )
-            hidden = next(
-                (index for index, rule in enumerate(older.spec.http) if not rule.match or any(m.everything for m in rule.match)), None
-            )
+            at = "" if place == MESH else f" at {place}"
+            message = f"{older.key} is for {host} as well{at}: its rules come first, {_why(older, service)}"
+            everything = (index for index, rule in enumerate(older.spec.http) if not rule.match or any(m.everything for m in rule.match))
+            hidden = next(everything, None)
             if hidden is not None and service.spec.http:
                 message += f", and spec.http[{hidden}] of it takes everything"
             found.add(
@@ -247,23 +247,30 @@ def _why(older: VirtualService, younger: VirtualService) -> str:
 # Delegates
 
 
-def _delegates(every: list[VirtualService], found: Findings) -> None:
+def _delegates(world: World, every: list[VirtualService], found: Findings) -> None:
     delegates: Delegates = {(service.namespace, service.name): service for service in every}
-    roots = [service for service in every if not service.spec.delegated]
+    roots = sorted((service for service in every if not service.spec.delegated), key=age)
+    for root in roots:
+        for index, rule in enumerate(root.spec.http):
+            if rule.delegate is not None:
+                namespace, name = rule.delegate.namespace or root.namespace, rule.delegate.name
+                if (namespace, name) not in delegates and world.knows(ROUTES, namespace):
+                    meant = near(name, [service.name for service in every if service.spec.delegated and service.namespace == namespace])
+                    message = f"there is no VirtualService {namespace}/{name}: this rule is left out"
+                    hint = f"did you mean {meant}?" if meant else "create it, or mend the name"
+                    found.add(codes.MISSING_DELEGATE, about(root), f"spec.http[{index}].delegate.name", message, hint)
     notes = Notes()
-    for _ in expanded(sorted(roots, key=age), delegates, notes):
+    for _ in expanded(roots, delegates, notes):
         pass
     subjects = {service.key: about(service) for service in every}
     for note in notes.done(None).notes:
-        if note.problem is Problem.MISSING_DELEGATE:
-            code, hint = codes.MISSING_DELEGATE, "create it, or mend the name"
-        elif note.problem is Problem.BAD_DELEGATE:
-            code, hint = codes.BAD_DELEGATE, "a delegate has no hosts, is exported there, and matches within what is delegated"
-        else:
-            continue
-        found.add(code, subjects[note.subject], note.field, note.message, hint)
+        if note.problem is Problem.BAD_DELEGATE:
+            hint = "a delegate has no hosts, is exported there, and matches within what is delegated"
+            found.add(codes.BAD_DELEGATE, subjects[note.subject], note.field, note.message, hint)
     named = wanted(roots)
     for service in every:
-        if service.spec.delegated and (service.namespace, service.name) not in named:
+        # Who delegates to it may be in a namespace that is not here.
+        known = world.given.complete or service.namespace in world.namespaces
+        if service.spec.delegated and (service.namespace, service.name) not in named and known:
             message = "it has no hosts, and no VirtualService here delegates to it"
             found.add(codes.ORPHAN, about(service), "spec.hosts", message, "set hosts, or delegate to it")
