@@ -1,8 +1,8 @@
-"""Whether one match takes everything that another does: what stands after it is then never reached."""
+"""Whether one match takes everything that another does, so that what comes after it is never reached."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from mesh.model.manifest.gatewayapi.http import HTTPRouteMatch
 from mesh.model.manifest.istio.matches import HTTPMatch, L4Match, StringMatch, TLSMatch, UriMatch, ValueMatch
@@ -74,9 +74,9 @@ def _same(earlier: Mapping[str, ValueMatch], later: Mapping[str, ValueMatch]) ->
     return all(later.get(name) == asked for name, asked in earlier.items())
 
 
-def repeated(seen: Iterable[HTTPRouteMatch], match: HTTPRouteMatch) -> bool:
+def same(one: HTTPRouteMatch, other: HTTPRouteMatch) -> bool:
     """Of the Gateway API's matches the most specific counts, so that only the same one again is never reached."""
-    return any(_ordered(match) == _ordered(other) for other in seen)
+    return _ordered(one) == _ordered(other)
 
 
 def _ordered(match: HTTPRouteMatch) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from control.analyze import destinations
 from control.analyze.codes import traffic as codes
@@ -10,7 +10,7 @@ from control.analyze.destinations import Reference, Subsets
 from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.grants import granted
-from control.analyze.matches import repeated
+from control.analyze.matches import same
 from control.analyze.parents import Parents, on_gateway
 from control.analyze.world import SERVICES, World
 from mesh.model.l7.profile import Context, Kind
@@ -19,11 +19,17 @@ from mesh.model.manifest import GRPCRoute, HTTPRoute, TCPRoute, TLSRoute
 from mesh.model.manifest.gatewayapi import GROUP
 from mesh.model.manifest.gatewayapi.common import Backend
 from mesh.model.manifest.gatewayapi.filters import GRPCFilter, HTTPFilter
+from mesh.model.manifest.gatewayapi.grpc import GRPCRouteRule
 from mesh.model.manifest.gatewayapi.http import HTTPRouteMatch, HTTPRouteRule
+from mesh.model.manifest.gatewayapi.l4 import L4RouteRule
 
 
 def every(world: World) -> list[AnyRoute]:
     return [*world.of(HTTPRoute), *world.of(GRPCRoute), *world.of(TCPRoute), *world.of(TLSRoute)]
+
+
+def rules_of(route: AnyRoute) -> Sequence[HTTPRouteRule | GRPCRouteRule | L4RouteRule]:
+    return route.spec.rules
 
 
 def check(world: World, subsets: Subsets, found: Findings) -> None:
@@ -46,7 +52,7 @@ def references(world: World, route: AnyRoute) -> Iterator[tuple[Reference | None
 
 
 def _backends(route: AnyRoute) -> Iterator[tuple[str, Backend]]:
-    for index, rule in enumerate(route.spec.rules):
+    for index, rule in enumerate(rules_of(route)):
         path = f"spec.rules[{index}]"
         filters: list[tuple[str, HTTPFilter | GRPCFilter]] = []
         for number, entry in enumerate(getattr(rule, "filters", ())):
@@ -77,7 +83,7 @@ def _backend(
 
 
 def _weights(route: AnyRoute, found: Findings) -> None:
-    for index, rule in enumerate(route.spec.rules):
+    for index, rule in enumerate(rules_of(route)):
         redirects = isinstance(rule, HTTPRouteRule) and any(entry.request_redirect is not None for entry in rule.filters)
         if redirects or any(backend.weight for backend in rule.backend_refs):
             continue
@@ -99,13 +105,14 @@ def _repeated(world: World, found: Findings) -> None:
             known = seen.setdefault((*place, frozenset(route.spec.hostnames)), [])
             for index, rule in enumerate(route.spec.rules):
                 matches = rule.matches or (HTTPRouteMatch(),)
-                first = [next((entry for entry in known if repeated([entry[2]], match)), None) for match in matches]
-                if all(entry is not None and (entry[0] is not route or entry[1] != index) for entry in first):
-                    other, number = next((entry[0], entry[1]) for entry in first if entry is not None)
-                    before = "before it" if other is route else f"of {other.key}"
-                    message = f"this rule is never reached: spec.rules[{number}] {before} has the same match"
-                    related = [] if other is route else [about(other)]
-                    found.add(
-                        codes.UNREACHABLE_RULE, about(route), f"spec.rules[{index}]", message, "make it more specific", related=related
-                    )
-            known += [(route, index, match) for index, rule in enumerate(route.spec.rules) for match in rule.matches or (HTTPRouteMatch(),)]
+                first = [next((entry for entry in known if same(entry[2], match)), None) for match in matches]
+                if first[0] is not None and all(first):
+                    _never(route, index, first[0][0], first[0][1], found)
+                known += [(route, index, match) for match in matches]
+
+
+def _never(route: HTTPRoute, index: int, other: HTTPRoute, number: int, found: Findings) -> None:
+    before = "before it" if other is route else f"of {other.key}"
+    message = f"this rule is never reached: spec.rules[{number}] {before} has the same match"
+    related = [] if other is route else [about(other)]
+    found.add(codes.UNREACHABLE_RULE, about(route), f"spec.rules[{index}]", message, "make it more specific", related=related)
