@@ -71,13 +71,8 @@ def _subsets(world: World, rule: DestinationRule, hosts: list[Host], found: Find
         wrong = next((key for key, value in asked.items() if all(have.get(key) != value for have in labels)), "")
         values = sorted({have[wrong] for have in labels if wrong in have})
         meant = near(asked.get(wrong, ""), values)
-        hint = (
-            f"did you mean {wrong}={meant}?"
-            if meant
-            else f"they have {wrong}={', '.join(values)}"
-            if values
-            else f"none has the label {wrong}"
-        )
+        there = f"they have {wrong}={', '.join(values)}" if values else f"none has the label {wrong}"
+        hint = f"did you mean {wrong}={meant}?" if meant else there
         field = f"spec.subsets[{index}].labels" + (f"[{wrong}]" if wrong else "")
         message = f"no endpoint of {hosts[0].name} has {written(asked)}: the subset {subset.name} is empty"
         found.add(codes.EMPTY_SUBSET, about(rule), field, message, hint, related=[about(hosts[0].entry)])
@@ -108,19 +103,19 @@ def _conflicts(world: World, found: Findings) -> None:
         every.setdefault((rule.namespace, world.hosts.qualified(rule.spec.host, rule.namespace)), []).append(rule)
     for rules in every.values():
         rules.sort(key=lambda rule: (rule.metadata.creation_timestamp or "~", rule.name))
-        by_key = {rule.key: rule for rule in rules}
         for note in merge(rules).notes if len(rules) > 1 else ():
-            rule = by_key[note.subject]
-            if note.problem is Problem.CONFLICT and not _agree(rule, rules[0], note.field):
-                hint = f"put it into {rules[0].key}"
-                found.add(codes.RULES_CONFLICT, about(rule), note.field, note.message, hint, related=[about(rules[0])])
+            index = next(index for index, rule in enumerate(rules) if rule.key == note.subject)
+            if note.problem is Problem.CONFLICT and not _agree(rules[index], rules[:index], note.field):
+                hint, first = f"put it into {rules[0].key}", about(rules[0])
+                found.add(codes.RULES_CONFLICT, about(rules[index]), note.field, note.message, hint, related=[first])
 
 
-def _agree(rule: DestinationRule, first: DestinationRule, field: str) -> bool:
-    """Whether the younger one says what the oldest says anyway."""
+def _agree(rule: DestinationRule, older: list[DestinationRule], field: str) -> bool:
+    """Whether it says there only what an older one says anyway."""
     if field == "spec.trafficPolicy":
-        return rule.spec.traffic_policy == first.spec.traffic_policy
-    return all(subset in first.spec.subsets for subset in rule.spec.subsets)
+        return any(rule.spec.traffic_policy == other.spec.traffic_policy for other in older)
+    subset = rule.spec.subsets[int(field.removeprefix("spec.subsets[").removesuffix("]"))]
+    return any(subset in other.spec.subsets for other in older)
 
 
 # TLS
