@@ -80,6 +80,11 @@ class Given:
     live: set[Key] = field(default_factory=set)
     """Objects that are as an API server has them, with a status that counts."""
 
+    @property
+    def count(self) -> int:
+        """How many objects there are, whatever became of them."""
+        return len(self.objects) + len(self.refusals) + len(self.foreign)
+
     def file(self, name: str, text: str) -> None:
         begins: dict[int, Subject] = {}
 
