@@ -1,0 +1,207 @@
+"""Who calls, by a Kubernetes service account token: the API server is asked (TokenReview), and what it says counts for a short time.
+
+    authenticator = TokenReviews(api, source, issuer=issuer)
+    caller = await authenticator.authenticate(metadata)     # None: nothing is proved, and the call is refused
+
+The token has to be for our audience, so that one that was given to somebody else proves nothing to us. While the server cannot be asked,
+tokens are judged by the cluster's published keys (`issuer`): proxies must be able to renew certificates when the API server is
+away. A server that answers, with whatever, is not away. What is remembered is a hash of the token, never the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from lightkube.models.authentication_v1 import TokenReviewSpec, TokenReviewStatus
+from lightkube.resources.authentication_v1 import TokenReview
+
+from control.auth import Caller, Metadata
+from control.auth.issuer import SUBJECT, Issuer, Pods, Unproved, expiry
+from control.kube.client import Api
+from control.kube.errors import Busy, KubeError, ServerFailed, Unreachable
+from mesh.io.log import Log
+
+log = Log("tokens")
+
+AUDIENCE = "istio-ca"
+TRUSTED = frozenset({"istio-system/ztunnel"})
+RESOURCE = "tokenreviews.authentication.k8s.io"
+EXTRA = "authentication.kubernetes.io/"
+LONGEST_TOKEN = 16 << 10
+"""Bytes."""
+GOOD = 30.0
+"""Seconds for which a yes counts: how long a deleted pod's token may go on working."""
+BAD = 1.5
+"""Seconds for which a no counts: a client that tries again and again costs the API server one question in that time."""
+MOST_KNOWN = 10_000
+AT_ONCE = 32
+"""Questions that the API server is asked at one time."""
+PATIENCE = 5.0
+AWAY = 5.0
+"""Seconds after a failure to reach the API server in which it is not asked again."""
+
+
+class ReviewMeter(Protocol):
+    def reviewed(self, result: str) -> None:
+        """yes, no, cached, unreachable, failed; and offline, offline_no: judged by the published keys."""
+
+
+class NoReviewMeter:
+    def reviewed(self, result: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    caller: Caller | None
+    until: float
+
+
+class AwayError(Exception):
+    """The API server cannot be asked."""
+
+
+class TokenReviews:
+    """An `Authenticator`. `trusted`: accounts, as namespace/name, that may speak for other pods of their node. `now` is monotonic."""
+
+    def __init__(
+        self,
+        api: Api,
+        pods: Pods,
+        *,
+        issuer: Issuer | None = None,
+        audience: str = AUDIENCE,
+        trusted: frozenset[str] = TRUSTED,
+        meter: ReviewMeter | None = None,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._api = api
+        self._pods = pods
+        self._issuer = issuer
+        self._audience = audience
+        self._trusted = trusted
+        self._meter = meter or NoReviewMeter()
+        self._now = now
+        self._wall = wall
+        self._known: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._away = False
+        self._away_until = float("-inf")
+        self._said = ""
+
+    async def authenticate(self, metadata: Metadata) -> Caller | None:
+        token = bearer(metadata)
+        if token is None:
+            return None
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._known.get(digest)
+        if known is not None and self._now() < known.until:
+            self._known.move_to_end(digest)
+            self._meter.reviewed("cached")
+            return known.caller
+        task = self._asking.get(digest)
+        if task is None:
+            task = self._asking[digest] = asyncio.create_task(self._judge(token, digest))
+            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+        # One caller that goes away must not take the answer from the others who wait for it.
+        return await asyncio.shield(task)
+
+    async def _judge(self, token: str, digest: bytes) -> Caller | None:
+        try:
+            caller = await self._review(token)
+        except AwayError:
+            caller = self._offline(token)
+        life = BAD
+        if caller is not None:
+            expires = expiry(token)
+            life = min(GOOD, expires - self._wall()) if expires else GOOD
+        self._known[digest] = Verdict(caller, self._now() + life)
+        self._known.move_to_end(digest)
+        while len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+        return caller
+
+    async def _review(self, token: str) -> Caller | None:
+        """What the API server says. AwayError where it says nothing."""
+        now = self._now()
+        if now < self._away_until:
+            raise AwayError
+        if self._away:
+            self._away_until = now + PATIENCE  # one finds out whether it is back, and only that one waits
+        try:
+            async with self._slots, self._api.typed("create", RESOURCE, PATIENCE) as client:
+                review = await client.create(TokenReview(spec=TokenReviewSpec(token=token, audiences=[self._audience])))
+        except (Unreachable, Busy, ServerFailed) as error:
+            self._away, self._away_until = True, self._now() + AWAY
+            self._meter.reviewed("unreachable")
+            self._say(f"the API server cannot be asked whose tokens are whose: {error}")
+            raise AwayError from error
+        except KubeError as error:
+            # It answers, and does not let us ask. Only a person can mend that, and until then nobody is known.
+            self._meter.reviewed("failed")
+            self._say(f"callers cannot be known: {error}")
+            return None
+        self._away, self._away_until = False, float("-inf")
+        self._say("")
+        caller = self._caller_of(review.status or TokenReviewStatus())
+        self._meter.reviewed("yes" if caller is not None else "no")
+        return caller
+
+    def _caller_of(self, status: TokenReviewStatus) -> Caller | None:
+        # A server that knows no audiences says so by naming none. Its yes is to a token for anybody.
+        if not status.authenticated or self._audience not in (status.audiences or ()) or status.user is None:
+            log.debug("a token is not accepted", error=status.error or "not for our audience")
+            return None
+        kind, _, rest = (status.user.username or "").partition(SUBJECT)
+        namespace, _, account = rest.partition(":")
+        if kind or not namespace or not account:
+            log.debug("a token is no service account's", user=status.user.username)
+            return None
+        extra = {name: values[0] for name, values in (status.user.extra or {}).items() if len(values) == 1}
+        pod, uid = extra.get(f"{EXTRA}pod-name", ""), extra.get(f"{EXTRA}pod-uid", "")
+        return self._caller(namespace, account, pod, uid, extra.get(f"{EXTRA}node-name", ""))
+
+    def _caller(self, namespace: str, account: str, pod: str, uid: str, node: str) -> Caller:
+        if pod and not node:
+            seen = self._pods.pod(namespace, pod)
+            node = seen.spec.node_name if seen is not None and seen.metadata.uid == uid else ""
+        trusted = bool(node and pod) and f"{namespace}/{account}" in self._trusted
+        return Caller(node=node, namespace=namespace, account=account, pod=pod, pod_uid=uid, impersonates=trusted)
+
+    def _offline(self, token: str) -> Caller | None:
+        if self._issuer is None or not self._issuer.known:
+            return None
+        try:
+            claims = self._issuer.verify(token, self._audience, self._pods)
+        except Unproved as error:
+            self._meter.reviewed("offline_no")
+            log.info("a token is not accepted while the API server is away", reason=str(error))
+            return None
+        self._meter.reviewed("offline")
+        return self._caller(claims.namespace, claims.account, claims.pod, claims.pod_uid, claims.node)
+
+    def _say(self, trouble: str) -> None:
+        if trouble and trouble != self._said:
+            log.error(trouble)
+        elif self._said and not trouble:
+            log.info("the API server can be asked about tokens again")
+        self._said = trouble
+
+
+def bearer(metadata: Metadata) -> str | None:
+    """The token of `authorization: Bearer ...`; None where there is none, or more than one, or what no token can be."""
+    values = [value for key, value in metadata or () if key == "authorization"]
+    if len(values) != 1:
+        return None
+    text = values[0].decode("latin-1") if isinstance(values[0], bytes) else values[0]
+    scheme, _, token = text.partition(" ")
+    token = token.strip()
+    acceptable = scheme.lower() == "bearer" and 0 < len(token) <= LONGEST_TOKEN and token.isascii() and token.isprintable()
+    return token if acceptable else None
