@@ -20,8 +20,10 @@ from control.resolve import Mesh, MeshSettings
 from control.sources import Feed
 from control.sources.files import FilesSource
 from control.tokens import NodeTokens
-from control.xds.server import Hello, View, XdsServer
-from control.xds.tunnels import TUNNEL_RULES
+from control.xds.messages import Refusal
+from control.xds.proxies import PROXY_TYPES
+from control.xds.server import ANONYMOUS, Hello, View, XdsServer
+from control.xds.tunnels import TUNNEL_RULES, TUNNEL_TYPES
 from mesh.io.http import HttpServer
 from mesh.io.log import Log
 
@@ -93,7 +95,13 @@ class ControlPlane:
         await self.http.close()
 
     async def _view(self, hello: Hello) -> View:
-        return View(self.pipeline.tunnels, TUNNEL_RULES, "tunnel")
+        if hello.type_url in TUNNEL_TYPES:
+            if hello.caller == ANONYMOUS:
+                raise Refusal("a node's token is required")
+            return View(self.pipeline.tunnels, TUNNEL_RULES, "tunnel")
+        if hello.type_url in PROXY_TYPES:
+            return await self.pipeline.proxies.open(hello)
+        raise Refusal(f"unknown type {hello.type_url!r}: expected one of {', '.join((*TUNNEL_TYPES, *PROXY_TYPES))}")
 
     def _certificate(self) -> grpc.ServerCertificateConfiguration:
         """What our own port shows; made anew at half of its life. gRPC asks at every handshake, from a thread of its own."""

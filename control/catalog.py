@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from mesh.model.errors import Refusal
 from mesh.model.manifest import Key, Object, Parsed, Refused, refused_object
 
-T = TypeVar("T", Object, Refused)
+MANY = 8
+"""Of an origin that holds more than so many objects, an index is made before they are decided on."""
 
 KEPT = "the last accepted version stays in force"
 KEPT_FILE = "what this file held before stays in force"
@@ -54,23 +55,21 @@ class Catalog:
         self.rejected = 0
         """How often anything of `rejections` changed."""
         self._origins: dict[Origin, Parsed] = {}
-        self._copies: dict[Key, dict[Origin, list[Object]]] = {}
-        self._broken: dict[Key, dict[Origin, list[Refused]]] = {}
+        self._found: dict[Key, Origin | tuple[Origin, ...]] = {}  # where anything of a name is, accepted or refused; mostly one place
         self._held: dict[Origin, frozenset[Key]] = {}  # what an origin that cannot be read held before
         self._holders: dict[Key, set[Origin]] = {}
         self._touched: set[Subject] = set()
+        self._indexes: dict[Origin, dict[Key, tuple[list[Object], list[Refused]]]] = {}
 
     def put(self, origin: Origin, parsed: Parsed) -> bool:
         """`origin` holds `parsed` now and nothing else. Whether that is anything new."""
         before = self._origins.get(origin, Parsed())
         if parsed == before and [entry.where for entry in parsed.objects] == [entry.where for entry in before.objects]:
             return False
-        touched = {entry.key for entry in (*before.objects, *parsed.objects)}
-        touched |= {entry.key for entry in (*before.refused, *parsed.refused) if entry.key is not None}
+        touched = _keys(before) | _keys(parsed)
         unreadable = tuple(entry for entry in parsed.refused if entry.key is None)
         touched |= self._hold(origin, before, unreadable)
-        _place(self._copies, origin, before.objects, parsed.objects)
-        _place(self._broken, origin, before.refused, parsed.refused)
+        self._locate(origin, before, parsed)
         if parsed.objects or parsed.refused:
             self._origins[origin] = parsed
         else:
@@ -85,7 +84,9 @@ class Catalog:
     def update(self) -> set[Subject]:
         """Decide anew on everything that was touched. What is different now of `objects` and of `rejections`."""
         touched, self._touched = self._touched, set()
-        return {subject for subject in touched if (self._decide(subject) if isinstance(subject, Key) else self._unread(subject))}
+        changed = {subject for subject in touched if (self._decide(subject) if isinstance(subject, Key) else self._unread(subject))}
+        self._indexes.clear()
+        return changed
 
     def origins(self, source: str) -> Iterable[str]:
         """The origins of one source that hold anything."""
@@ -114,8 +115,7 @@ class Catalog:
 
     def _decide(self, key: Key) -> bool:
         """Bring one key up to date; whether anything of it changed."""
-        copies = [copy for found in self._copies.get(key, {}).values() for copy in found]
-        broken = [entry for found in self._broken.get(key, {}).values() for entry in found]
+        copies, broken = self._said_of(key)
         before = self.objects.get(key)
         if len(copies) == 1 and not broken:
             now: Object | None = copies[0]
@@ -129,6 +129,50 @@ class Catalog:
             self.objects[key] = now
         changed = now != before or (now is not None and before is not None and now.where != before.where)
         return self._reject(key, tuple(refused), KEPT if now is not None else "") or changed
+
+    def _locate(self, origin: Origin, before: Parsed, now: Parsed) -> None:
+        """Note where names are."""
+        had, has = _keys(before), _keys(now)
+        for key in had - has:
+            left = tuple(place for place in self._places(key) if place != origin)
+            if not left:
+                del self._found[key]
+            else:
+                self._found[key] = left if len(left) > 1 else left[0]
+        for key in has - had:
+            places = self._places(key)
+            self._found[key] = (*places, origin) if places else origin
+
+    def _places(self, key: Key) -> tuple[Origin, ...]:
+        found = self._found.get(key)
+        return () if found is None else (found,) if isinstance(found, Origin) else found
+
+    def _said_of(self, key: Key) -> tuple[list[Object], list[Refused]]:
+        """Everything that any origin holds under a name."""
+        copies: list[Object] = []
+        broken: list[Refused] = []
+        for place in self._places(key):
+            parsed = self._origins[place]
+            if len(parsed.objects) + len(parsed.refused) > MANY:
+                found = self._index(place, parsed).get(key, ((), ()))
+                copies += found[0]
+                broken += found[1]
+            else:
+                copies += [entry for entry in parsed.objects if entry.key == key]
+                broken += [entry for entry in parsed.refused if entry.key == key]
+        return copies, broken
+
+    def _index(self, place: Origin, parsed: Parsed) -> dict[Key, tuple[list[Object], list[Refused]]]:
+        """What an origin of many objects holds, by name. Made for one `update`."""
+        index = self._indexes.get(place)
+        if index is None:
+            index = self._indexes[place] = {}
+            for entry in parsed.objects:
+                index.setdefault(entry.key, ([], []))[0].append(entry)
+            for refused in parsed.refused:
+                if refused.key is not None:
+                    index.setdefault(refused.key, ([], []))[1].append(refused)
+        return index
 
     def _unread(self, origin: Origin) -> bool:
         """As `_decide`, of what an origin holds that cannot be told to be any object."""
@@ -146,6 +190,11 @@ class Catalog:
         return now != before
 
 
+def _keys(parsed: Parsed) -> set[Key]:
+    """The names that an origin says anything of."""
+    return {entry.key for entry in parsed.objects} | {entry.key for entry in parsed.refused if entry.key is not None}
+
+
 def _rivals(key: Key, copies: list[Object], broken: list[Refused]) -> list[Refused]:
     """The refusals of several objects of one name."""
     found = []
@@ -155,16 +204,3 @@ def _rivals(key: Key, copies: list[Object], broken: list[Refused]) -> list[Refus
         refusal = Refusal(copy.where, str(key), "metadata.name", f"{key.name}, as in {others}", f"one object called {key}")
         found.append(refused_object(copy, refusal))
     return found
-
-
-def _place(index: dict[Key, dict[Origin, list[T]]], origin: Origin, before: Iterable[T], now: Iterable[T]) -> None:
-    """Replace in an index by key what an origin had by what it has."""
-    for entry in before:
-        found = index.get(entry.key) if entry.key is not None else None
-        if entry.key is not None and found is not None:
-            found.pop(origin, None)
-            if not found:
-                del index[entry.key]
-    for entry in now:
-        if entry.key is not None:
-            index.setdefault(entry.key, {}).setdefault(origin, []).append(entry)

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 
 from control.metrics import Metrics
 from control.resolve import Changes, Mesh
+from control.resolve.l7.plans import Ref
 from control.sources import Feed
+from control.xds.proxies import Proxies, proxy_entries
 from control.xds.server import XdsServer
 from control.xds.store import Entry, Store
 from control.xds.tunnels import TUNNEL_TYPES, tunnel_entries
@@ -55,6 +57,7 @@ class Pipeline:
         self.mesh = mesh
         self.sources = sources
         self.tunnels = Store(TUNNEL_TYPES)
+        self.proxies = Proxies(mesh, self.poke, xds.publish)
         self.published: Callable[[Changes], None] = lambda changes: None
         """Called on the loop after every publication."""
         self._xds = xds
@@ -88,6 +91,10 @@ class Pipeline:
             log.warning("a source is behind", source=source, error=state.error, stale_since=state.stale_since)
         elif state.synced:
             log.info("a source is up to date", source=source)
+        self._stale()
+
+    def poke(self) -> None:
+        """Something else than a source asks for work: look soon."""
         self._stale()
 
     def _stale(self) -> None:
@@ -125,17 +132,18 @@ class Pipeline:
         begun = time.monotonic()
         batch = self.mesh.take()
 
-        def work() -> tuple[Changes, dict[str, dict[str, Entry | None]]]:
+        def work() -> tuple[Changes, dict[str, dict[str, Entry | None]], dict[Ref, Entry | None]]:
             changes = self.mesh.settle(batch)
-            return changes, tunnel_entries(changes)
+            return changes, tunnel_entries(changes), proxy_entries(changes.l7)
 
-        changes, entries = await asyncio.to_thread(work)
+        changes, entries, proxied = await asyncio.to_thread(work)
         self.mesh.publish(changes)
         changed = self.tunnels.apply(entries)
         self._report(changes)
         if changed:
             log.info("published", number=self.tunnels.number, resources=sum(map(len, changed.values())))
         self._xds.publish(self.tunnels, changed)
+        self.proxies.apply(changes, proxied)
         self._metrics.resolve_seconds.observe(time.monotonic() - begun)
         self.published(changes)
 

@@ -21,7 +21,9 @@ class Caller:
     impersonates: bool = False
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.pod or self.account}" if self.account else f"node {self.node}"
+        if self.account:
+            return f"{self.namespace}/{self.pod or self.account}"
+        return f"node {self.node}" if self.node else "anonymous"
 
 
 class Authenticator(Protocol):

@@ -44,19 +44,31 @@ class Cell:
         self.arg = arg
         self.value = value
         self.reads: tuple[Cell, ...] = ()
-        self.users: set[Cell] | None = None  # most cells are read by nobody: they are results
+        self.users: list[Cell] | set[Cell] = NOBODY  # few cells are read by many
         self.stale = False
         self.pinned = 0
 
 
+NOBODY: list[Cell] = []
+MANY = 8
+"""Up to so many users are kept in a list, which is smaller than a set."""
+
+
 class Table(Generic[A, V_co]):
-    """What the three kinds have in common. `groups` are the reverse indexes over this table."""
+    """What the three kinds have in common. `groups` are the reverse indexes over this table, `spawning` the queries of its arguments."""
 
     level = 0
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.groups: list[Group[Any, Any, Any]] = []
+        self.spawning: list[tuple[Callable[[Any], bool], Query[Any, Any]]] = []
+
+    def spawn(self, query: Query[Any, Any], when: Callable[[Any], bool]) -> None:
+        """Pin `query[arg]` for as long as the value at `arg` is one of which `when` is true."""
+        if query.level <= self.level:
+            raise BugError(f"{self} of level {self.level} spawns {query} of level {query.level}")
+        self.spawning.append((when, query))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -275,19 +287,24 @@ class Engine:
         if reads == before:
             return
         cell.reads = reads
-        for other in reads:
-            if other.users is None:
-                other.users = {cell}
+        for other in set(reads).difference(before) if before else reads:
+            users = other.users
+            if isinstance(users, set):
+                users.add(cell)
+            elif not users:
+                other.users = [cell]
+            elif len(users) < MANY:
+                users.append(cell)
             else:
-                other.users.add(cell)
-        for other in set(before).difference(reads):
-            self._leave(other, cell)
+                other.users = {*users, cell}
+        if before:
+            for other in set(before).difference(reads):
+                self._leave(other, cell)
 
     def _leave(self, other: Cell, user: Cell) -> None:
-        assert other.users is not None
-        other.users.discard(user)
+        other.users.remove(user)
         if not other.users:
-            other.users = None
+            other.users = NOBODY
             self._unread[other] = None
 
     def _assign(self, cell: Cell, value: Any) -> None:
@@ -296,8 +313,14 @@ class Engine:
             self._changes.setdefault((table, cell.arg), cell.value)
         for group in table.groups:
             self._regroup(group, cell.arg, cell.value, value)
+        for when, spawned in table.spawning:
+            had, has = cell.value is not None and when(cell.value), value is not None and when(value)
+            if has and not had:
+                self.pin(spawned, cell.arg)
+            elif had and not has:
+                self.unpin(spawned, cell.arg)
         cell.value = value
-        for user in cell.users or ():
+        for user in cell.users:
             self._stale(user)
 
     def _regroup(self, group: Group[Any, Any, Any], arg: Any, before: Any, now: Any) -> None:

@@ -49,25 +49,30 @@ def of_workload_entry(read: Read, entry: WorkloadEntry) -> tuple[Workload, ...]:
 
 
 def of_service_entry(read: Read, entry: ServiceEntry) -> tuple[Workload, ...]:
-    """Its endpoints; where it lists none and is looked up by DNS, its hosts."""
+    return tuple(workload for workload, _ in listed_endpoints(read, entry))
+
+
+def listed_endpoints(read: Read, entry: ServiceEntry) -> list[tuple[Workload, Mapping[str, str]]]:
+    """Its endpoints with their labels; where it lists none and is looked up by DNS, its hosts."""
     settings = read(SETTINGS, None)
     names = read(declared, entry.key)
     base = f"{settings.cluster}/{NETWORKING}/ServiceEntry/{entry.namespace}/{entry.name}"
-    found: dict[str, Workload] = {}
+    found: dict[str, tuple[Workload, Mapping[str, str]]] = {}
     for spec in entry.spec.endpoints:
         ports = endpoint_ports(entry, {}, spec.ports)
         services = MappingProxyType(dict.fromkeys(names, ports))
         made = _listed("", entry.name, entry.namespace, spec, spec.labels, services, settings)
         if made is not None:
             uid = _free(found, f"{base}/{spec.address}")
-            found[uid] = replace(made, uid=uid)
+            found[uid] = (replace(made, uid=uid), spec.labels)
     if not found and entry.spec.resolution in ("DNS", "DNS_ROUND_ROBIN") and entry.spec.workload_selector is None:
         for name in names:
             if not name.hostname.startswith("*"):
                 services = MappingProxyType({name: endpoint_ports(entry, {}, {})})
                 uid = f"{base}/{name.hostname}"
-                found[uid] = replace(_plain(uid, entry.name, entry.namespace, services, settings), hostname=name.hostname)
-    return tuple(found.values())
+                made = replace(_plain(uid, entry.name, entry.namespace, services, settings), hostname=name.hostname)
+                found[uid] = (made, entry.labels)
+    return list(found.values())
 
 
 def of_slice(read: Read, slice_: EndpointSlice) -> tuple[Workload, ...]:

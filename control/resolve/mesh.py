@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from control.catalog import Catalog, Origin, Rejection, Subject
-from control.resolve.engine import Engine, Table
+from control.resolve.engine import Engine, Query, Table
+from control.resolve.l7.plans import Ref, Resource, plan, resources
+from control.resolve.l7.views import View
 from control.resolve.policies import converted, policies, strict
 from control.resolve.services import services
 from control.resolve.status import Status, statuses
@@ -26,8 +28,6 @@ from mesh.model.manifest import Key, Object, Parsed, Refused
 from mesh.model.policy import Authorization
 from mesh.model.workload import Service, Workload
 
-Resource = Workload | Service | Authorization
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -35,6 +35,7 @@ class Batch:
 
     objects: Mapping[Key, Object | None]
     rejections: Mapping[Subject, Rejection | None]
+    pins: tuple[tuple[bool, View | Ref], ...] = ()
 
 
 @dataclass(slots=True)
@@ -47,9 +48,9 @@ class Changes:
     identities: list[tuple[tuple[str, Identity] | None, tuple[str, Identity] | None]] = field(default_factory=list)
     statuses: dict[Key, Status | None] = field(default_factory=dict)
     consequences: dict[Subject, tuple[str, ...]] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.workloads or self.services or self.policies)
+    l7: dict[Ref, Resource | None] = field(default_factory=dict)
+    pinned: tuple[View | Ref, ...] = ()
+    """What was asked for and is worked out now, whether or not there is anything."""
 
 
 class Mesh:
@@ -65,8 +66,9 @@ class Mesh:
         self.consequences: dict[Subject, tuple[str, ...]] = {}
         self.unenforceable = 0
         """How many policies deny all that they cover, for want of something better."""
-        self.engine = Engine((workloads, services, policies, converted, strict, node_identity, statuses))
+        self.engine = Engine((workloads, services, policies, converted, strict, node_identity, statuses, resources))
         self._identities: Counter[tuple[str, Identity]] = Counter()
+        self._pins: list[tuple[bool, View | Ref]] = []
         self.engine.set(SETTINGS, None, settings)
         self.engine.pin(strict, None)
 
@@ -74,10 +76,18 @@ class Mesh:
         """Whether anything is different now."""
         return self.catalog.put(Origin(source, origin), parsed)
 
+    def pin(self, wanted: View | Ref) -> None:
+        """Work out all that a view needs, or one resource, from the next batch on, until it is unpinned as often."""
+        self._pins.append((True, wanted))
+
+    def unpin(self, wanted: View | Ref) -> None:
+        self._pins.append((False, wanted))
+
     def take(self) -> Batch:
         changed = self.catalog.update()
+        pins, self._pins = self._pins, []
         objects = {subject: self.catalog.objects.get(subject) for subject in changed if isinstance(subject, Key)}
-        return Batch(objects, {subject: self.catalog.rejections.get(subject) for subject in changed})
+        return Batch(objects, {subject: self.catalog.rejections.get(subject) for subject in changed}, tuple(pins))
 
     def settle(self, batch: Batch) -> Changes:
         for key, entry in batch.objects.items():
@@ -90,7 +100,21 @@ class Mesh:
                 self.engine.unset(REJECTIONS, subject)
             else:
                 self.engine.set(REJECTIONS, subject, rejection)
-        return _changes(self.engine.settle())
+        for on, wanted in batch.pins:
+            table: Query[Any, Any] = resources if isinstance(wanted, Ref) else plan
+            (self.engine.pin if on else self.engine.unpin)(table, wanted)
+        changes = _changes(self.engine.settle())
+        changes.pinned = tuple(wanted for on, wanted in batch.pins if on)
+        return changes
+
+    def resources_of(self, view: View) -> dict[Ref, Resource]:
+        """Everything that is worked out for a view. Looks at the engine: to be called where `settle` is."""
+        found = {}
+        for ref in self.engine.args(resources):
+            made = self.engine.value(resources, ref)
+            if ref.view == view and made is not None:
+                found[ref] = made
+        return found
 
     def publish(self, changes: Changes) -> None:
         _apply(self.workloads, changes.workloads)
@@ -155,6 +179,8 @@ def _changes(found: Mapping[tuple[Table[Any, Any], Any], tuple[Any, Any]]) -> Ch
             changes.identities.append((before, now))
         elif table is statuses:
             changes.statuses[arg] = now
+        elif table is resources:
+            changes.l7[arg] = now
         else:
             _names(changes.policies, before, now, lambda value: value.key)
     return changes

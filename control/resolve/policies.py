@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from control.catalog import Rejection, Subject
+from control.catalog import Subject
 from control.resolve.engine import Group, Read, query
 from control.resolve.services import services_for
 from control.resolve.tables import ANYTHING, OBJECTS, REJECTIONS, SETTINGS, Labels, Pair, first_pair, pairs
@@ -205,13 +205,8 @@ def _reach(namespace: str | None, labels: Mapping[str, str], targets: tuple[Targ
 # Which policies pods are under.
 
 
-def _judged(key: Key, entry: Object) -> Iterable[Key]:
-    if isinstance(entry, (AuthorizationPolicy, RequestAuthentication)):
-        yield key
-
-
-ACCEPTED: Group[Key, Object | None, Subject] = Group("accepted policies", OBJECTS, _judged, spawns=policies)
-REFUSED: Group[Subject, Rejection | None, Subject] = Group("rejections", REJECTIONS, lambda subject, _: [subject], spawns=policies)
+OBJECTS.spawn(policies, lambda entry: isinstance(entry, (AuthorizationPolicy, RequestAuthentication)))
+REJECTIONS.spawn(policies, lambda rejection: True)
 
 
 def _attached(_: Subject, outcome: Outcome) -> Iterable[tuple[str | None, Pair]]:

@@ -135,24 +135,26 @@ def declared(read: Read, key: Key) -> tuple[NamespacedHostname, ...]:
     return names_of(read(OBJECTS, key), read(SETTINGS, None))
 
 
-def _declaring(key: Key, entry: Object) -> Iterable[Key]:
-    if isinstance(entry, (Service, ServiceEntry)):
-        yield key
+@query(45)
+def described(read: Read, name: NamespacedHostname) -> MeshService | None:
+    """What a name is to the mesh."""
+    key = read(holder, name)
+    entry = read(OBJECTS, key) if key is not None else None
+    if isinstance(entry, Service):
+        return _of_service(read, entry, name)
+    return _of_entry(read, entry, name) if isinstance(entry, ServiceEntry) else None
 
 
 @query(60)
 def services(read: Read, name: NamespacedHostname) -> tuple[MeshService, ...]:
-    """What a name is to the mesh: one service, or nothing."""
-    key = read(holder, name)
-    entry = read(OBJECTS, key) if key is not None else None
-    if isinstance(entry, Service):
-        return (_of_service(read, entry, name),)
-    if isinstance(entry, ServiceEntry):
-        return _of_entry(read, entry, name)
-    return ()
+    """The services that tunnels are told of. Where nothing leads, a name is looked up outside, and the connection passes as one to an
+    unknown destination.
+    """
+    made = read(described, name)
+    return (made,) if made is not None and (made.canonical or made.vips or made.vip_networks or made.waypoint) else ()
 
 
-DECLARING: Group[Key, Object | None, Key] = Group("declaring", OBJECTS, _declaring, spawns=declared)
+OBJECTS.spawn(declared, lambda entry: isinstance(entry, (Service, ServiceEntry)))
 DECLARED: Group[Key, tuple[NamespacedHostname, ...], NamespacedHostname] = Group(
     "declared names", declared, lambda _, names: names, spawns=services
 )
@@ -182,16 +184,13 @@ def _of_service(read: Read, service: Service, name: NamespacedHostname) -> MeshS
     )
 
 
-def _of_entry(read: Read, entry: ServiceEntry, name: NamespacedHostname) -> tuple[MeshService, ...]:
+def _of_entry(read: Read, entry: ServiceEntry, name: NamespacedHostname) -> MeshService:
     spec = entry.spec
     use = read(service_waypoint, entry.key)
-    waypoint = use.waypoint.address if use.waypoint is not None else None
     single = [network for network in spec.addresses if network.prefixlen == network.max_prefixlen]
     ips = [network.network_address for network in single] or list(read(automatic_addresses, (name.namespace, name.hostname)))
     blocks = [network for network in spec.addresses if network.prefixlen != network.max_prefixlen]
-    if not ips and not blocks and waypoint is None:
-        return ()  # nothing leads there: the name is looked up outside, and the connection passes as one to an unknown destination
-    made = MeshService(
+    return MeshService(
         name=entry.name,
         namespace=entry.namespace,
         hostname=name.hostname,
@@ -199,11 +198,10 @@ def _of_entry(read: Read, entry: ServiceEntry, name: NamespacedHostname) -> tupl
         vip_networks=tuple(("", block) for block in blocks),
         ports=tuple(MeshPort(port.number, port.target_port or port.number, app_protocol("", port.protocol.lower())) for port in spec.ports),
         subject_alt_names=spec.subject_alt_names,
-        waypoint=waypoint,
+        waypoint=use.waypoint.address if use.waypoint is not None else None,
         load_balancing=LoadBalancing(mode=LbMode.PASSTHROUGH) if spec.resolution == "NONE" else None,
         visibility=visibility(spec.export_to),
     )
-    return (made,)
 
 
 def visibility(export_to: Iterable[str]) -> Visibility:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from control.resolve.engine import Group, Read, query
+from control.resolve.engine import Read, query
 from control.resolve.policies import mtls_modes, policies
 from control.resolve.tables import OBJECTS, labels_of
 from control.resolve.waypoints import USE_WAYPOINT, admits, asked_of, asks, service_waypoint, waypoints, workload_waypoint
@@ -68,9 +67,8 @@ def _waypoint_notes(read: Read, key: Key, entry: Object) -> tuple[str, ...]:
     return (f"{USE_WAYPOINT}={entry.labels[USE_WAYPOINT]}: {why}; traffic goes without one",) if why else ()
 
 
-def _told(key: Key, entry: Object) -> Iterable[Key]:
-    if isinstance(entry, (AuthorizationPolicy, PeerAuthentication, RequestAuthentication)) or asks(entry.labels):
-        yield key
+def _told(entry: Object) -> bool:
+    return isinstance(entry, (AuthorizationPolicy, PeerAuthentication, RequestAuthentication)) or asks(entry.labels)
 
 
-TOLD: Group[Key, Object | None, Key] = Group("objects with a status", OBJECTS, _told, spawns=statuses)
+OBJECTS.spawn(statuses, _told)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from control.resolve.engine import Group, Read, query
+from control.resolve.engine import Read, query
 from control.resolve.entries import of_service_entry, of_slice, of_workload_entry
 from control.resolve.policies import policy_keys
 from control.resolve.services import NETWORK_LABEL, NamedPorts, memberships
@@ -12,7 +12,7 @@ from control.resolve.tables import OBJECTS, SETTINGS, labels_of, node_locality
 from control.resolve.waypoints import workload_waypoint
 from mesh.model.enrolment import FINISHED_PHASES, REDIRECTION_ANNOTATION
 from mesh.model.identity import Identity
-from mesh.model.manifest import EndpointSlice, Key, Object, Pod, ServiceEntry, WorkloadEntry
+from mesh.model.manifest import EndpointSlice, Key, Pod, ServiceEntry, WorkloadEntry
 from mesh.model.workload import Health, NetworkMode, TunnelProtocol, Workload, WorkloadType
 
 REDIRECTION_ENABLED = "enabled"
@@ -82,18 +82,8 @@ def _of_pod(read: Read, pod: Pod) -> tuple[Workload, ...]:
     return (made,)
 
 
-def _endpoints(key: Key, entry: Object) -> Iterable[Key]:
-    if isinstance(entry, (Pod, WorkloadEntry, ServiceEntry, EndpointSlice)):
-        yield key
-
-
-def _pods(key: Key, entry: Object) -> Iterable[Key]:
-    if isinstance(entry, Pod):
-        yield key
-
-
-ENDPOINTS: Group[Key, Object | None, Key] = Group("endpoints", OBJECTS, _endpoints, spawns=workloads)
-IDENTIFIED: Group[Key, Object | None, Key] = Group("identified pods", OBJECTS, _pods, spawns=node_identity)
+OBJECTS.spawn(workloads, lambda entry: isinstance(entry, (Pod, WorkloadEntry, ServiceEntry, EndpointSlice)))
+OBJECTS.spawn(node_identity, lambda entry: isinstance(entry, Pod))
 
 
 def owner_of(pod: Pod) -> tuple[WorkloadType, str]:

@@ -25,12 +25,17 @@ from control.xds.messages import Refusal, Request, Response, Rules
 from control.xds.store import Change, Store
 from control.xds.stream import Stream
 from mesh.io.log import Log
+from mesh.model.l7.endpoints import NOWHERE
+from mesh.model.workload import Locality
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 UNANSWERED = 60.0
 MAX_STREAMS = 1024
 SENDING = 24 << 20  # bytes of responses on their way at a time
 SMALL = 64 << 10  # bytes; a response up to this size waits for nobody
+
+ANONYMOUS = Caller()
+"""Who comes over plaintext, which is loopback's, without a token. Nothing is proved of it: it may see configuration, and no secrets."""
 
 log = Log("xds")
 
@@ -45,6 +50,7 @@ class Hello:
     user_agent: str
     type_url: str
     delta: bool
+    locality: Locality = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,8 @@ class XdsServer:
 
     async def _serve(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any], *, delta: bool) -> None:
         caller = await self._authenticator.authenticate(context.invocation_metadata())  # type: ignore[arg-type]
+        if caller is None and not _over_tls(context) and not _has_token(context):
+            caller = ANONYMOUS
         if caller is None:
             log.warning("an xDS stream was refused: no token, or one that proves nothing", peer=context.peer())
             self._metrics.refused_clients.inc()
@@ -182,8 +190,9 @@ class XdsServer:
         if claimed and client.caller.node and claimed != client.caller.node:
             # A client may call itself what it likes, but not another node.
             raise Refusal(f"metadata NODE_NAME is {claimed!r}, but the token is another node's")
+        place = Locality(node.locality.region, node.locality.zone, node.locality.sub_zone)
         agent = node.user_agent_name[:64]
-        client.view = await self._opens(Hello(client.caller, client.id, metadata, agent, message.type_url, delta))
+        client.view = await self._opens(Hello(client.caller, client.id, metadata, agent, message.type_url, delta, place))
         client.stream = Stream(client.view.store, client.view.rules, client.number, client.since)
 
     async def _write(self, client: Client, context: grpc.aio.ServicerContext[Any, Any], *, delta: bool) -> None:
@@ -236,6 +245,15 @@ class XdsServer:
             }
             for client in self.clients.values()
         ]
+
+
+def _over_tls(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+    return b"ssl" in context.auth_context().get("transport_security_type", ())
+
+
+def _has_token(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+    """A bad token is an error, not as good as none."""
+    return any(key == "authorization" for key, _ in context.invocation_metadata() or ())
 
 
 def encode(response: Response, *, delta: bool) -> bytes:

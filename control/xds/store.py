@@ -90,8 +90,8 @@ class TypeStore:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self._keys: dict[str, dict[str, None]] = {}
-        self._members: dict[str, dict[str, None]] = {}
+        self._keys: dict[str, str | dict[str, None]] = {}  # most have one name
+        self._members: dict[str, str | dict[str, None]] = {}
         self._bundles: dict[tuple[str, ...], Bundle] = {}
         self._everything: Bundle | None = None
 
@@ -117,7 +117,7 @@ class TypeStore:
 
     def direct(self, key: str) -> list[Entry]:
         """The resources with this name or key."""
-        names = dict.fromkeys(self._keys.get(key, ()))
+        names = dict.fromkeys(_names(self._keys.get(key)))
         if key in self.entries:
             names[key] = None
         return [self.entries[name] for name in names]
@@ -126,7 +126,7 @@ class TypeStore:
         """What answers a request for `key`: what has this name or key, and what is sent along; empty where nothing does."""
         names = {entry.name: None for entry in self.direct(key)}
         for name in tuple(names):
-            names.update(self._members.get(name, {}))
+            names.update(dict.fromkeys(_names(self._members.get(name))))
         return [self.entries[name] for name in names]
 
     def bundle(self, names: Iterable[str]) -> Bundle:
@@ -147,30 +147,40 @@ class TypeStore:
         return self._everything
 
     def _list(self, entry: Entry) -> None:
-        for key in entry.keys:
-            self._keys.setdefault(key, {})[entry.name] = None
-        for group in entry.groups:
-            self._members.setdefault(group, {})[entry.name] = None
+        for index, words in ((self._keys, entry.keys), (self._members, entry.groups)):
+            for word in words:
+                found = index.get(word)
+                if found is None:
+                    index[word] = entry.name
+                elif isinstance(found, str):
+                    index[word] = {found: None, entry.name: None}
+                else:
+                    found[entry.name] = None
 
     def _unlist(self, entry: Entry) -> None:
         for index, words in ((self._keys, entry.keys), (self._members, entry.groups)):
             for word in words:
                 found = index[word]
-                del found[entry.name]
-                if not found:
+                if isinstance(found, dict) and len(found) > 1:
+                    del found[entry.name]
+                else:
                     del index[word]
+
+
+def _names(found: str | dict[str, None] | None) -> Iterable[str]:
+    return () if found is None else (found,) if isinstance(found, str) else found
 
 
 class Store:
     """Resources of several types. `number` counts the changes from 1; 0 is before the first, when nothing is known.
 
-    `lazy`: types whose resources are worked out when somebody asks for them by name; `prepared` are the names for which that is done.
+    `lazy`: types whose resources are worked out when somebody asks for them by name; `prepared` are those for which that is done.
     """
 
     def __init__(self, types: Iterable[str], lazy: Iterable[str] = ()) -> None:
         self.number = 0
         self.lazy = frozenset(lazy)
-        self.prepared: set[str] = set()
+        self.prepared: set[Name] = set()
         self.types = {type_url: TypeStore() for type_url in types}
 
     def apply(self, changes: Mapping[str, Mapping[str, Entry | None]]) -> dict[str, list[Change]]:
@@ -183,7 +193,7 @@ class Store:
 
     def knows(self, type_url: str, key: str) -> bool:
         """Whether what there is of `key` has been worked out; false while a client that asked first has to wait for it."""
-        return type_url not in self.lazy or key in self.prepared
+        return type_url not in self.lazy or (type_url, key) in self.prepared
 
 
 # Protocol buffers, as far as it takes to frame what is serialised already (protobuf.dev/programming-guides/encoding).

@@ -175,7 +175,7 @@ def test_a_type_that_is_not_served_is_refused(tmp_path: Path) -> None:
         async with running(tmp_path, {}) as plane, plane.channel() as channel:
             stream = Stream(channel)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await first_answer(stream, "type.googleapis.com/envoy.config.cluster.v3.Cluster")
+                await first_answer(stream, "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration")
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
     run(main)

@@ -212,12 +212,12 @@ def test_what_is_asked_for_by_name_may_have_to_be_worked_out_first() -> None:
     client = Client(world)
     client.ask(L, "shop:80")
     assert client.take() == []
-    world.store.prepared.add("shop:80")
+    world.store.prepared.add((L, "shop:80"))
     world.put((L, plain(L, "shop:80")))
     assert client.told() == ["listener: shop:80"]
     client.ask(L, "shop:80", "nope:80")
     assert client.take() == []
-    world.store.prepared.add("nope:80")
+    world.store.prepared.add((L, "nope:80"))
     assert client.told() == ["listener: shop:80"]
 
 

@@ -57,7 +57,17 @@ def ask(
     host: str = "127.0.0.1",
     timeout: float = 15,
 ) -> Answer:
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    return asked(http.client.HTTPConnection(host, port, timeout=timeout), path, method, headers, body)
+
+
+def asked(
+    connection: http.client.HTTPConnection,
+    path: str = "/",
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> Answer:
+    """One request over a connection, which is closed afterwards."""
     try:
         connection.putrequest(method, path, skip_host="host" in (headers or {}), skip_accept_encoding=True)
         for name, value in (headers or {}).items():

@@ -20,13 +20,14 @@ from typing import Any
 
 @dataclass
 class Upstream:
-    """`seen` are the requests that came: {path: how often}; `bodies` what was asked, in order."""
+    """`seen` are the requests that came: {path: how often}; `documents` what is answered instead of what was asked."""
 
     name: str
     port: int
     host: str
     seen: Counter[str] = field(default_factory=Counter)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    documents: dict[str, bytes] = field(default_factory=dict)
     came: threading.Condition = field(default_factory=threading.Condition)
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -38,6 +39,9 @@ class Upstream:
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Proxies end connections as they like."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -73,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "close":
             self.close_connection = True
             return
-        text = json.dumps(request).encode()
+        text = self.upstream.documents.get(self.path) or json.dumps(request).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(text)))
         self.send_header("x-server", self.upstream.name)

@@ -1,10 +1,10 @@
 """L7 authorization: what AuthorizationPolicy says, for a proxy that sees requests; and the decision itself, as the reference for those that
 have their own way of making it.
 
-The shape is that of `mesh.model.policy`, with one kind of test for everything: a policy is an OR of rules, a rule an AND of clauses, a
-clause an OR of matches, a match an AND of tests; in a test one of the values must match and none of the negative ones may. What a request
+The shape is that of `mesh.model.policy`, with one kind of check for everything: a policy is an OR of rules, a rule an AND of clauses, a
+clause an OR of matches, a match an AND of checks; in a check one of the values must match and none of the negative ones may. What a request
 does not have fails every positive and passes every negative. A policy without rules never matches; a rule without clauses always does; so
-does a match without tests.
+does a match without checks.
 
     CUSTOM and DENY: a match denies.   ALLOW: if there is any, one must match.   AUDIT: only marks what it matches.
 
@@ -31,7 +31,7 @@ class Action(Enum):
 
 
 class Field(Enum):
-    """What is tested. Of whom: PRINCIPAL to REQUEST_CLAIM; of what: the rest. Those in HTTP_ONLY exist only where HTTP is spoken."""
+    """What is checked. Of whom: PRINCIPAL to REQUEST_CLAIM; of what: the rest. Those in HTTP_ONLY exist only where HTTP is spoken."""
 
     PRINCIPAL = "source.principal"
     NAMESPACE = "source.namespace"
@@ -71,7 +71,7 @@ ANY_TEXT = TextMatch(TextKind.REGEX, "(?s).+")
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Check:
     """`key` is a header's name, the path to a claim, or a filter's name and the path in its metadata. Values are texts, for addresses
     networks, for ports numbers. A SERVICE_ACCOUNT is `namespace/name`; a PRINCIPAL has no scheme.
     """
@@ -84,7 +84,7 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    tests: tuple[Test, ...] = ()
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def deny_all(name: str, namespace: str) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What there is to test. `claims` is None without a verified token. `headers` have lower-case names, repeats joined with commas."""
+    """What there is to check. `claims` is None without a verified token. `headers` have lower-case names, repeats joined with commas."""
 
     source_ip: IPAddress
     destination_ip: IPAddress
@@ -167,33 +167,33 @@ def judge(request: Request, policies: Sequence[Policy]) -> Verdict:
 def matching_rule(policy: Policy, request: Request) -> int | None:
     wide = policy.action is not Action.ALLOW
     for index, rule in enumerate(policy.rules):
-        if all(any(all(_holds(test, request, wide) for test in match.tests) for match in clause.matches) for clause in rule.clauses):
+        if all(any(all(_holds(check, request, wide) for check in match.checks) for match in clause.matches) for clause in rule.clauses):
             return index
     return None
 
 
-def _holds(test: Test, request: Request, wide: bool) -> bool:
-    if test.values and not _any(test, test.values, request, wide):
+def _holds(check: Check, request: Request, wide: bool) -> bool:
+    if check.values and not _any(check, check.values, request, wide):
         return False
-    return not _any(test, test.not_values, request, not wide)
+    return not _any(check, check.not_values, request, not wide)
 
 
-def _any(test: Test, values: Iterable[Value], request: Request, wide: bool) -> bool:
+def _any(check: Check, values: Iterable[Value], request: Request, wide: bool) -> bool:
     identity = request.identity
-    match test.field:
+    match check.field:
         case Field.REQUEST_PRINCIPAL:
             return any(isinstance(value, TextMatch) and _is_requester(value, request, wide) for value in values)
         case Field.CLAIM:
-            found = _claim(request.claims, test.key)
+            found = _claim(request.claims, check.key)
             texts = [entry for entry in (found if isinstance(found, (list, tuple)) else [found]) if isinstance(entry, str)]
             return any(isinstance(value, TextMatch) and value.matches(text) for value in values for text in texts)
         case Field.SOURCE_IP | Field.REMOTE_IP | Field.DESTINATION_IP:
-            ip = {Field.SOURCE_IP: request.source_ip, Field.DESTINATION_IP: request.destination_ip}.get(test.field, request.remote_ip)
+            ip = {Field.SOURCE_IP: request.source_ip, Field.DESTINATION_IP: request.destination_ip}.get(check.field, request.remote_ip)
             return any(ip is not None and not isinstance(value, (TextMatch, int)) and ip in value for value in values)
         case Field.DESTINATION_PORT:
             return request.destination_port in values
     subject: str | None
-    match test.field:
+    match check.field:
         case Field.PRINCIPAL:
             subject = identity.principal if identity else None
         case Field.NAMESPACE:
@@ -209,7 +209,7 @@ def _any(test: Test, values: Iterable[Value], request: Request, wide: bool) -> b
         case Field.PATH:
             subject = request.path.partition("?")[0]
         case Field.HEADER:
-            subject = request.headers.get(test.key[0])
+            subject = request.headers.get(check.key[0])
         case Field.SNI:
             subject = request.sni
         case _:
@@ -232,7 +232,7 @@ def _is_requester(value: TextMatch, request: Request, wide: bool) -> bool:
 
 
 def requesters(value: TextMatch, wide: bool) -> list[tuple[TextMatch, TextMatch]]:
-    """What a test of `<issuer>/<subject>` asks of each of the two; one of the pairs must hold.
+    """What a check of `<issuer>/<subject>` asks of each of the two; one of the pairs must hold.
 
     Both may hold slashes, so that one text can be cut in several ways, and who issues tokens as `https://a` could write a subject that
     reads like somebody of `https://a/b`. Where a match lets in, only the last slash counts, as in Istio; where it keeps out (`wide`), every
@@ -248,9 +248,11 @@ def requesters(value: TextMatch, wide: bool) -> list[tuple[TextMatch, TextMatch]
         of_issuer = _or_any(TextKind.SUFFIX, left) if kind is TextKind.SUFFIX else TextMatch(TextKind.EXACT, left)
         of_subject = _or_any(TextKind.PREFIX, right) if kind is TextKind.PREFIX else TextMatch(TextKind.EXACT, right)
         pairs.append((of_issuer, of_subject))
-    if kind is not TextKind.EXACT and (wide or not slashes):
-        # The wildcard may stand for the slash and all of the other half.
-        pairs.append((value, ANY_TEXT) if kind is TextKind.PREFIX else (ANY_TEXT, value))
+    # The wildcard may stand for the slash and all of the other half. An issuer that begins so is who it is, whatever its subjects are.
+    if kind is TextKind.PREFIX:
+        pairs.append((value, ANY_TEXT))
+    elif kind is TextKind.SUFFIX and (wide or not slashes):
+        pairs.append((ANY_TEXT, value))
     return pairs
 
 

@@ -27,11 +27,11 @@ from mesh.model.l7.names import FILTER_STATE_SOURCE_IP
 from mesh.model.l7.policies import (
     OF_SOURCE,
     Action,
+    Check,
     Clause,
     Field,
     Policy,
     Rule,
-    Test,
     Value,
     deny_all,
     requesters,
@@ -41,7 +41,7 @@ from mesh.model.workload import IPNetwork
 
 HTTP_FILTER, NETWORK_FILTER = "envoy.filters.http.rbac", "envoy.filters.network.rbac"
 DRY_RUN_STATS = {Action.ALLOW: "istio_dry_run_allow_", Action.DENY: "istio_dry_run_deny_"}
-Encode = Callable[[Test, Value, bool], Any]
+Encode = Callable[[Check, Value, bool], Any]
 
 
 def http_filters(policies: Sequence[Policy]) -> list[Any]:
@@ -109,7 +109,7 @@ def _policy(rule: Rule, wide: bool) -> Any:
     permissions: list[Any] = []
     principals: list[Any] = []
     for clause in rule.clauses:
-        if any(not match.tests for match in clause.matches):
+        if any(not match.checks for match in clause.matches):
             continue
         if OF_SOURCE in _halves(clause):
             principals.append(_clause(clause, _principal, pb.Principal, wide))
@@ -122,19 +122,19 @@ def _policy(rule: Rule, wide: bool) -> Any:
 
 
 def _clause(clause: Clause, encode: Encode, cls: type[Any], wide: bool) -> Any:
-    return _or([_and([_test(test, encode, cls, wide) for test in match.tests]) for match in clause.matches])
+    return _or([_and([_check(check, encode, cls, wide) for check in match.checks]) for match in clause.matches])
 
 
 def _halves(clause: Clause) -> set[frozenset[Field] | None]:
-    return {OF_SOURCE if test.field in OF_SOURCE else None for match in clause.matches for test in match.tests}
+    return {OF_SOURCE if check.field in OF_SOURCE else None for match in clause.matches for check in match.checks}
 
 
-def _test(test: Test, encode: Encode, cls: type[Any], wide: bool) -> Any:
+def _check(check: Check, encode: Encode, cls: type[Any], wide: bool) -> Any:
     members: list[Any] = []
-    if test.values:
-        members.append(_or([encode(test, value, wide) for value in test.values]))
-    if test.not_values:
-        members.append(_not(_or([encode(test, value, not wide) for value in test.not_values])))
+    if check.values:
+        members.append(_or([encode(check, value, wide) for value in check.values]))
+    if check.not_values:
+        members.append(_not(_or([encode(check, value, not wide) for value in check.not_values])))
     return _and(members) if members else cls(any=True)
 
 
@@ -163,12 +163,12 @@ def _not(member: Any) -> Any:
     return pb.Principal(not_id=member)
 
 
-def _permission(test: Test, value: Value, wide: bool) -> Any:
+def _permission(check: Check, value: Value, wide: bool) -> Any:
     if isinstance(value, int):
         return pb.Permission(destination_port=value)
     if not isinstance(value, TextMatch):
         return pb.Permission(destination_ip=parts.cidr(value))
-    match test.field:
+    match check.field:
         case Field.HOST:
             return pb.Permission(header=_header(":authority", _case_blind(value)))
         case Field.METHOD:
@@ -176,11 +176,11 @@ def _permission(test: Test, value: Value, wide: bool) -> Any:
         case Field.PATH:
             return pb.Permission(url_path=path_pb2.PathMatcher(path=parts.text(value)))
         case Field.HEADER:
-            return pb.Permission(header=_header(test.key[0], value))
+            return pb.Permission(header=_header(check.key[0], value))
         case Field.SNI:
             return pb.Permission(requested_server_name=parts.text(value))
         case _:
-            return pb.Permission(metadata=parts.metadata_matches(test.key[0], test.key[1:], value))
+            return pb.Permission(metadata=parts.metadata_matches(check.key[0], check.key[1:], value))
 
 
 def _header(name: str, value: TextMatch) -> Any:
@@ -191,10 +191,10 @@ def _case_blind(value: TextMatch) -> TextMatch:
     return TextMatch(TextKind.REGEX, f"(?i){value.value}") if value.kind is TextKind.REGEX else TextMatch(value.kind, value.value, True)
 
 
-def _principal(test: Test, value: Value, wide: bool) -> Any:
+def _principal(check: Check, value: Value, wide: bool) -> Any:
     if not isinstance(value, TextMatch):
-        return _address(test.field, value)
-    match test.field:
+        return _address(check.field, value)
+    match check.field:
         case Field.PRINCIPAL:
             return pb.Principal(filter_state=parts.principal_matches(_with_scheme(value)))
         case Field.NAMESPACE:
@@ -207,7 +207,7 @@ def _principal(test: Test, value: Value, wide: bool) -> Any:
         case Field.REQUEST_PRINCIPAL:
             return _or([_and([_claim(("iss",), issuer), _claim(("sub",), subject)]) for issuer, subject in requesters(value, wide)])
         case _:
-            return _claim(test.key, value)
+            return _claim(check.key, value)
 
 
 def _claim(path: tuple[str, ...], value: TextMatch) -> Any:

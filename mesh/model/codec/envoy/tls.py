@@ -46,7 +46,7 @@ def originating(profile: Profile) -> Any:
 
 
 def _mutual(profile: Profile) -> Any:
-    version = tls_pb2.TlsParameters.TLSv1_3
+    version = common_pb2.TlsParameters.TLSv1_3
     checked = common_pb2.CertificateValidationContext(
         match_typed_subject_alt_names=_names(
             common_pb2.SubjectAltNameMatcher.URI,
@@ -55,7 +55,7 @@ def _mutual(profile: Profile) -> Any:
     )
     return tls_pb2.CommonTlsContext(
         alpn_protocols=[H2],
-        tls_params=tls_pb2.TlsParameters(tls_minimum_protocol_version=version, tls_maximum_protocol_version=version),
+        tls_params=common_pb2.TlsParameters(tls_minimum_protocol_version=version, tls_maximum_protocol_version=version),
         tls_certificate_sds_secret_configs=[sds(WORKLOAD_CERTIFICATE)],
         combined_validation_context=tls_pb2.CommonTlsContext.CombinedCertificateValidationContext(
             default_validation_context=checked, validation_context_sds_secret_config=sds(MESH_ROOTS)

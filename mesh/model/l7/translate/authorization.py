@@ -18,12 +18,12 @@ from mesh.model.l7.policies import (
     ANY_TEXT,
     HTTP_ONLY,
     Action,
+    Check,
     Clause,
     Field,
     Match,
     Policy,
     Rule,
-    Test,
     Value,
     deny_all,
 )
@@ -90,7 +90,7 @@ def _policy(policy: AuthorizationPolicy, trust_domains: Sequence[str], notes: No
     rules = tuple(reader.rule(rule) for rule in spec.rules)
     dry_run = policy.annotations.get(DRY_RUN_ANNOTATION) == "true"
     made = Policy(policy.name, policy.namespace, action, rules, dry_run)
-    tests = [test for rule in rules for clause in rule.clauses for match in clause.matches for test in match.tests]
+    tests = [check for rule in rules for clause in rule.clauses for match in clause.matches for check in match.checks]
     if all(map(_usable, tests)):
         return made
     # A proxy would refuse it, and with it every chain that it serves.
@@ -102,10 +102,10 @@ ROOM = "x" * 64
 """For what an encoder may put around a value that it makes a regular expression of."""
 
 
-def _usable(test: Test) -> bool:
-    texts = [value for value in (*test.values, *test.not_values) if isinstance(value, TextMatch)]
+def _usable(check: Check) -> bool:
+    texts = [value for value in (*check.values, *check.not_values) if isinstance(value, TextMatch)]
     patterns = (value.value if value.kind is TextKind.REGEX else quoted(value.value) for value in texts)
-    return not unsafe(*test.key) and all(usable_regex(ROOM + pattern) for pattern in patterns)
+    return not unsafe(*check.key) and all(usable_regex(ROOM + pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +125,17 @@ class _Reader:
         clauses += [Clause((Match((self._condition(condition),)),)) for condition in rule.when]
         return Rule(tuple(clauses))
 
-    def _tests(self, holder: Source | Operation, fields: Sequence[tuple[str, Field]]) -> tuple[Test, ...]:
-        found: list[Test] = []
+    def _tests(self, holder: Source | Operation, fields: Sequence[tuple[str, Field]]) -> tuple[Check, ...]:
+        found: list[Check] = []
         for name, field in fields:
             values, not_values = getattr(holder, name), getattr(holder, f"not_{name}")
             if values or not_values:
-                found.append(Test(field, self._values(field, values), self._values(field, not_values)))
+                found.append(Check(field, self._values(field, values), self._values(field, not_values)))
         return tuple(found)
 
-    def _condition(self, condition: Condition) -> Test:
+    def _condition(self, condition: Condition) -> Check:
         field, key = key_of(condition.key)
-        return Test(field, self._values(field, condition.values), self._values(field, condition.not_values), key)
+        return Check(field, self._values(field, condition.values), self._values(field, condition.not_values), key)
 
     def _values(self, field: Field, values: Iterable[object]) -> tuple[Value, ...]:
         found: list[Value] = []
@@ -198,7 +198,7 @@ def _without_http(policy: Policy, subject: Key, notes: Notes) -> Policy:
     allow = policy.action is Action.ALLOW
     rules: list[Rule] = []
     for index, rule in enumerate(policy.rules):
-        fields = {test.field for clause in rule.clauses for match in clause.matches for test in match.tests} & HTTP_ONLY
+        fields = {check.field for clause in rule.clauses for match in clause.matches for check in match.checks} & HTTP_ONLY
         if not fields:
             rules.append(rule)
             continue
@@ -214,7 +214,7 @@ def _without_http(policy: Policy, subject: Key, notes: Notes) -> Policy:
 def _widened(rule: Rule) -> Rule:
     clauses: list[Clause] = []
     for clause in rule.clauses:
-        matches = tuple(Match(tuple(test for test in match.tests if test.field not in HTTP_ONLY)) for match in clause.matches)
-        if all(match.tests for match in matches):
+        matches = tuple(Match(tuple(check for check in match.checks if check.field not in HTTP_ONLY)) for match in clause.matches)
+        if all(match.checks for match in matches):
             clauses.append(Clause(matches))
     return Rule(tuple(clauses))

@@ -1,0 +1,139 @@
+"""Where requests go in the end: clusters, as a proxy's DestinationRules make them, and the endpoints behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from control.resolve.engine import Group, Read, query
+from control.resolve.entries import listed_endpoints
+from control.resolve.l7.lookup import destination_rule, find_service, mesh_service
+from control.resolve.l7.views import View, context
+from control.resolve.tables import OBJECTS, SETTINGS
+from control.resolve.workloads import workloads
+from mesh.model.l7.clusters import Cluster, Discovery
+from mesh.model.l7.endpoints import Assignment
+from mesh.model.l7.names import parse_cluster_name
+from mesh.model.l7.notes import Translated
+from mesh.model.l7.services import MeshService
+from mesh.model.l7.translate.balancing import Candidate, Viewpoint, assignment, depends_on_viewpoint
+from mesh.model.l7.translate.destination_rule import MergedRule, cluster, effective
+from mesh.model.manifest import Key, Pod, ServiceEntry, WorkloadEntry
+from mesh.model.manifest.shapes import NOTHING
+from mesh.model.workload import HealthPolicy, NamespacedHostname, Workload
+
+BY_NAME = (Discovery.DNS, Discovery.DNS_ONE)
+
+
+class Backend(NamedTuple):
+    """A cluster by its name, in the eyes of a view."""
+
+    view: View
+    cluster: str
+
+
+# Who is behind a service.
+
+
+def _services(_: Key, found: tuple[Workload, ...]) -> Iterable[NamespacedHostname]:
+    return {name for workload in found for name in workload.services}
+
+
+BEHIND: Group[Key, tuple[Workload, ...], NamespacedHostname] = Group("endpoints of services", workloads, _services)
+
+
+@query(52)
+def labelled(read: Read, key: Key) -> tuple[tuple[Workload, Mapping[str, str]], ...]:
+    """The endpoints that an object stands for, with the labels that subsets choose them by."""
+    found = read(workloads, key)
+    match read(OBJECTS, key):
+        case Pod() as pod:
+            return tuple((workload, pod.labels) for workload in found)
+        case WorkloadEntry() as entry:
+            return tuple((workload, {**entry.labels, **entry.spec.labels}) for workload in found)
+        case ServiceEntry() as entry:
+            return tuple(listed_endpoints(read, entry))
+        case _:
+            return tuple((workload, NOTHING) for workload in found)
+
+
+@query(55)
+def candidates(read: Read, arg: tuple[NamespacedHostname, int]) -> tuple[Candidate, ...]:
+    """The endpoints of a port of a service, in no particular order but always the same one."""
+    name, port = arg
+    mesh = read(mesh_service, name)
+    entry = mesh.port(port) if mesh is not None else None
+    if entry is None:
+        return ()
+    found = []
+    for key in sorted(read(BEHIND, name)):
+        for workload, labels in read(labelled, key):
+            if name in workload.services:
+                target = workload.services[name].get(port, 0) or entry.target
+                if target:
+                    found.append(Candidate(workload, target, labels))
+    return tuple(found)
+
+
+# Clusters.
+
+
+@query(70)
+def clusters(read: Read, backend: Backend) -> Translated[Cluster] | None:
+    """None where there is no such service, port or subset: then there is no cluster either."""
+    found = _found(read, backend)
+    if found is None:
+        return None
+    name, mesh, rule, port, subset = found
+    made = cluster(mesh, rule, port, subset, context(read, backend.view))
+    if made.value.discovery not in BY_NAME:
+        return made
+    # Proxies look these up themselves, so that endpoints are a part of the cluster.
+    return cluster(mesh, rule, port, subset, context(read, backend.view), _assigned(read, backend, name, mesh, rule, port, subset))
+
+
+@query(71)
+def assignments(read: Read, backend: Backend) -> Assignment | None:
+    found = _found(read, backend)
+    return None if found is None else _assigned(read, backend, *found)
+
+
+@query(68)
+def placed(read: Read, backend: Backend) -> bool:
+    """Whether a cluster's endpoints are others for proxies in other places."""
+    found = _found(read, backend)
+    if found is None:
+        return False
+    _, mesh, rule, port, subset = found
+    return depends_on_viewpoint(effective(rule, port, subset), mesh.distribution)
+
+
+Found = tuple[NamespacedHostname, MeshService, MergedRule | None, int, str]
+
+
+def _found(read: Read, backend: Backend) -> Found | None:
+    parsed = parse_cluster_name(backend.cluster)
+    name = read(find_service, (backend.view.anywhere(), parsed.host)) if parsed is not None else None
+    mesh = read(mesh_service, name) if name is not None else None
+    if parsed is None or name is None or mesh is None or mesh.port(parsed.port) is None:
+        return None
+    rule = read(destination_rule, (backend.view.anywhere(), name)).value
+    if parsed.subset and (rule is None or parsed.subset not in rule.subsets):
+        return None
+    return name, mesh, rule, parsed.port, parsed.subset
+
+
+def _assigned(
+    read: Read, backend: Backend, name: NamespacedHostname, mesh: MeshService, rule: MergedRule | None, port: int, subset: str
+) -> Assignment:
+    labels = rule.subsets[subset].labels if rule is not None and subset else NOTHING
+    balancing = mesh.service.load_balancing
+    return assignment(
+        backend.cluster,
+        read(candidates, (name, port)),
+        effective(rule, port, subset),
+        Viewpoint(backend.view.locality, cluster=read(SETTINGS, None).cluster),
+        subset=labels,
+        distribution=mesh.distribution,
+        unready=balancing is not None and balancing.health is HealthPolicy.ALLOW_ALL,
+    )

@@ -1,0 +1,329 @@
+"""Which resources a view needs, and each of them in its wire form.
+
+    plan(view) = {what its listeners, routes, clusters and endpoints are called}         spawns
+    resources[ref] = the bytes of one of them, what it needs before it, what it makes a client ask for
+
+A waypoint needs what is attached to it, and where its routes lead; an Envoy beside a client every service that its namespace may see. A
+gRPC client asks for single names, which are pinned while it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from control.resolve.engine import Group, Read, query
+from control.resolve.l7.backends import Backend, assignments, clusters, placed
+from control.resolve.l7.lookup import find_service, mesh_service
+from control.resolve.l7.ports import Port, chain, clusters_in, guard, routes_of
+from control.resolve.l7.views import View, profile
+from control.resolve.services import declared, services
+from control.resolve.tables import SETTINGS
+from mesh.model.codec.envoy import client, grpc, parts, routes, waypoint
+from mesh.model.codec.envoy import clusters as envoy_clusters
+from mesh.model.codec.envoy import endpoints as envoy_endpoints
+from mesh.model.l7.chains import Chain
+from mesh.model.l7.clusters import Cluster, Discovery
+from mesh.model.l7.endpoints import Assignment
+from mesh.model.l7.names import (
+    BLACK_HOLE,
+    CONNECT_ORIGINATE,
+    CONNECT_TERMINATE,
+    HTTP_PROXY,
+    MAIN_INTERNAL,
+    PASSTHROUGH,
+    VIRTUAL_OUTBOUND,
+    cluster_name,
+    parse_cluster_name,
+    route_table_name,
+)
+from mesh.model.l7.profile import Kind
+from mesh.model.l7.routes import RouteTable, VirtualHost
+from mesh.model.manifest import Key
+from mesh.model.workload import NamespacedHostname, Service
+
+PREFIX = "type.googleapis.com/envoy.config."
+CLUSTER_TYPE, ENDPOINT_TYPE = f"{PREFIX}cluster.v3.Cluster", f"{PREFIX}endpoint.v3.ClusterLoadAssignment"
+LISTENER_TYPE, ROUTE_TYPE = f"{PREFIX}listener.v3.Listener", f"{PREFIX}route.v3.RouteConfiguration"
+SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type's name
+
+
+class Ref(NamedTuple):
+    """A resource of a view."""
+
+    view: View
+    type_url: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """`needs` and `follows` as in `control.xds.store.Entry`: what comes before it, and what it makes a client ask for, by type and name."""
+
+    body: bytes
+    needs: tuple[tuple[str, str], ...] = ()
+    follows: tuple[tuple[str, str], ...] = ()
+
+
+# Which ports a view is about.
+
+
+def _waypoint_of(_: NamespacedHostname, found: tuple[Service, ...]) -> Iterable[NamespacedHostname]:
+    for service in found:
+        if service.waypoint is not None and isinstance(service.waypoint.destination, NamespacedHostname):
+            yield service.waypoint.destination
+
+
+ATTACHED: Group[NamespacedHostname, tuple[Service, ...], NamespacedHostname] = Group("services by waypoint", services, _waypoint_of)
+EVERY: Group[Key, tuple[NamespacedHostname, ...], None] = Group("everything declared", declared, lambda _, names: [None] if names else [])
+
+
+@query(72)
+def ports_of(read: Read, view: View) -> tuple[Port, ...]:
+    if view.kind is Kind.WAYPOINT:
+        domain = read(SETTINGS, None).cluster_domain
+        names = sorted(read(ATTACHED, NamespacedHostname(view.namespace, f"{view.gateway}.{view.namespace}.svc.{domain}")))
+    else:
+        hosts = sorted({name.hostname for key in read(EVERY, None) for name in read(declared, key)})
+        names = [name for name in (read(find_service, (view, host)) for host in hosts) if name is not None]
+    found = []
+    for name in names:
+        mesh = read(mesh_service, name)
+        if mesh is not None:
+            found += [Port(view, name, port.port) for port in mesh.service.ports]
+    return tuple(found)
+
+
+@query(73)
+def listeners(read: Read, view: View) -> Mapping[str, tuple[Port, ...]]:
+    """What an Envoy beside a client listens with, by the listener's name: for each service's address, and for whole networks of a port.
+    Where two services have one address and port, the first by name is there.
+    """
+    found: dict[str, tuple[Port, ...]] = {}
+    for port in read(ports_of, view.anywhere()):
+        made = read(chain, port)
+        if made is None:
+            continue
+        if made.addresses:
+            found.setdefault(client.listener_name(made), (port,))
+        if made.networks:
+            name = f"{client.ANYWHERE}_{port.number}"
+            found[name] = (*found.get(name, ()), port)
+    return MappingProxyType(found)
+
+
+@query(73)
+def tables(read: Read, view: View) -> Mapping[str, Port]:
+    """The port that each route table is of."""
+    return MappingProxyType({route_table_name(port.service.hostname, port.number): port for port in read(ports_of, view)})
+
+
+@query(74)
+def plan(read: Read, view: View) -> frozenset[tuple[str, str]]:
+    """The types and names of all resources of a view."""
+    found: set[tuple[str, str]] = set()
+    wanted: set[str] = set()
+    bare = view.anywhere()
+    for port in read(ports_of, bare):
+        routes_made = read(routes_of, port)
+        if routes_made is None:
+            continue
+        if routes_made.value.table is not None:
+            found.add((ROUTE_TYPE, routes_made.value.table.name))
+        wanted.add(cluster_name(port.service.hostname, port.number))
+        wanted |= clusters_in(routes_made.value.table, routes_made.value.tcp)
+        for fetched in read(guard, (bare, port.service)).clusters:
+            found.add((CLUSTER_TYPE, fetched.name))
+    for name in wanted:
+        made = read(clusters, Backend(bare, name))
+        if made is not None:
+            found.add((CLUSTER_TYPE, name))
+            if made.value.discovery is Discovery.EDS:
+                found.add((ENDPOINT_TYPE, name))
+    if view.kind is Kind.WAYPOINT:
+        found |= {(LISTENER_TYPE, name) for name in (CONNECT_TERMINATE, MAIN_INTERNAL, CONNECT_ORIGINATE)}
+        found |= {(CLUSTER_TYPE, name) for name in (MAIN_INTERNAL, CONNECT_ORIGINATE)}
+    else:
+        found |= {(LISTENER_TYPE, name) for name in (VIRTUAL_OUTBOUND, HTTP_PROXY, *read(listeners, view))}
+        found |= {(CLUSTER_TYPE, name) for name in (PASSTHROUGH, BLACK_HOLE)}
+        found.add((ROUTE_TYPE, HTTP_PROXY))
+        if view.tunnels:
+            found |= {(LISTENER_TYPE, CONNECT_ORIGINATE), (CLUSTER_TYPE, CONNECT_ORIGINATE)}
+    return frozenset(found)
+
+
+# The resources.
+
+
+@query(80)
+def resources(read: Read, ref: Ref) -> Resource | None:
+    """None where there is none of this name."""
+    make = (GRPC if ref.view.kind is Kind.GRPC else ENVOY).get(ref.type_url)
+    return make(read, ref.view, ref.name) if make is not None else None
+
+
+PLANNED: Group[View, frozenset[tuple[str, str]], Ref] = Group(
+    "planned resources", plan, lambda view, found: [Ref(view, *entry) for entry in found], spawns=resources
+)
+
+
+def _cluster(read: Read, view: View, name: str) -> Resource | None:
+    seen = profile(read, view)
+    fixed: Mapping[str, Callable[[], Any]] = {
+        CONNECT_ORIGINATE: lambda: envoy_clusters.connect_originate(seen),
+        MAIN_INTERNAL: envoy_clusters.main_internal,
+        PASSTHROUGH: envoy_clusters.passthrough,
+        BLACK_HOLE: envoy_clusters.black_hole,
+    }
+    if name in fixed:
+        return Resource(parts.serialized(fixed[name]()))
+    made = _found_cluster(read, view, name)
+    if made is None:
+        return None
+    follows = ((ENDPOINT_TYPE, name),) if made.discovery is Discovery.EDS else ()
+    return Resource(parts.serialized(envoy_clusters.cluster(made, seen)), follows=follows)
+
+
+def _found_cluster(read: Read, view: View, name: str) -> Cluster | None:
+    made = read(clusters, Backend(view.anywhere(), name))
+    if made is not None:
+        return made.value
+    for service in {port.service for port in read(ports_of, view.anywhere())}:
+        for fetched in read(guard, (view.anywhere(), service)).clusters:
+            if fetched.name == name:
+                return fetched
+    return None
+
+
+def _assignment(read: Read, view: View, name: str) -> Resource | None:
+    backend = Backend(view if read(placed, Backend(view.anywhere(), name)) else view.anywhere(), name)
+    made = read(assignments, backend)
+    tunnels = view.kind is Kind.WAYPOINT or view.tunnels
+    return Resource(parts.serialized(envoy_endpoints.assignment(made, tunnels=tunnels))) if made is not None else None
+
+
+def _routes(read: Read, view: View, name: str) -> Resource | None:
+    bare = view.anywhere()
+    if name == HTTP_PROXY:
+        return _of_table(RouteTable(HTTP_PROXY, tuple(_virtual_hosts(read, bare))))
+    port = read(tables, bare).get(name)
+    made = read(routes_of, port) if port is not None else None
+    return _of_table(made.value.table) if made is not None and made.value.table is not None else None
+
+
+def _of_table(table: RouteTable) -> Resource:
+    needs = tuple((CLUSTER_TYPE, name) for name in sorted(clusters_in(table, ())))
+    return Resource(parts.serialized(routes.route_table(table)), needs)
+
+
+def _virtual_hosts(read: Read, view: View) -> Iterator[VirtualHost]:
+    """Every service's, by its names. A name that two services have is the first one's."""
+    taken: set[str] = set()
+    domain = read(SETTINGS, None).cluster_domain
+    for port in read(ports_of, view):
+        made = read(routes_of, port)
+        mesh = read(mesh_service, port.service)
+        if made is None or made.value.table is None or mesh is None:
+            continue
+        addresses = [vip.ip for vip in mesh.service.vips]
+        names = client.domains(port.service.hostname, port.service.namespace, port.number, addresses, domain)
+        free = tuple(name for name in names if name not in taken)
+        taken.update(free)
+        if free:
+            for host in made.value.table.hosts:
+                yield replace(host, name=f"{host.name}:{port.number}", domains=free)
+
+
+def _listener(read: Read, view: View, name: str) -> Resource | None:
+    seen = profile(read, view)
+    if view.kind is Kind.WAYPOINT:
+        if name == CONNECT_TERMINATE:
+            return Resource(parts.serialized(waypoint.connect_terminate(seen)))
+        if name == MAIN_INTERNAL:
+            chains = _chains(read, read(ports_of, view.anywhere()))
+            return Resource(parts.serialized(waypoint.main_internal(chains, seen)), follows=_tables(chains))
+    if name == CONNECT_ORIGINATE:
+        return Resource(parts.serialized(waypoint.connect_originate()))
+    if name == VIRTUAL_OUTBOUND:
+        return Resource(parts.serialized(client.virtual_outbound(seen, view.ports[0])))
+    if name == HTTP_PROXY:
+        return Resource(parts.serialized(client.http_proxy(seen, view.ports[1])), follows=((ROUTE_TYPE, HTTP_PROXY),))
+    chains = _chains(read, read(listeners, view).get(name, ()))
+    if not chains:
+        return None
+    if name == client.listener_name(chains[0]) if chains[0].addresses else False:
+        made = client.listener(chains[0], seen)
+    else:
+        made = client.network_listener(chains[0].port, chains, seen)
+    return Resource(parts.serialized(made), follows=_tables(chains))
+
+
+def _chains(read: Read, ports: Iterable[Port]) -> list[Chain]:
+    return [made for made in (read(chain, port) for port in ports) if made is not None]
+
+
+def _tables(chains: Iterable[Chain]) -> tuple[tuple[str, str], ...]:
+    return tuple((ROUTE_TYPE, name) for name in sorted({made.table for made in chains if made.table}))
+
+
+# gRPC's clients ask for single names: host:port, and what follows from that.
+
+
+def _grpc_port(read: Read, view: View, name: str) -> Port | None:
+    """What `xds:///name` means: a host's full name, or a Service's shorter ones as in DNS."""
+    host, colon, number = name.rpartition(":")
+    if not colon or not number.isdecimal() or len(number) > 5:
+        return None
+    domain = read(SETTINGS, None).cluster_domain
+    for full in (host, f"{host}.{view.namespace}.svc.{domain}", f"{host}.svc.{domain}", f"{host}.{domain}"):
+        found = read(find_service, (view.anywhere(), full))
+        if found is not None:
+            return Port(view.anywhere(), found, int(number))
+    return None
+
+
+def _grpc_table(read: Read, view: View, name: str) -> RouteTable | None:
+    port = _grpc_port(read, view, name)
+    made = read(routes_of, port) if port is not None else None
+    return made.value.table if made is not None else None
+
+
+def _grpc_listener(read: Read, view: View, name: str) -> Resource | None:
+    table = _grpc_table(read, view, name)
+    return Resource(parts.serialized(grpc.listener(name, table.name))) if table is not None else None
+
+
+def _grpc_routes(read: Read, view: View, name: str) -> Resource | None:
+    table = _grpc_table(read, view, name)
+    return Resource(parts.serialized(grpc.route_table(table))) if table is not None else None
+
+
+def _grpc_cluster(read: Read, view: View, name: str) -> Resource | None:
+    """A route may lead where there is nothing: a cluster without endpoints, so that calls fail at once. A client would wait for one that is
+    not there for 15 seconds.
+    """
+    parsed = parse_cluster_name(name)
+    if parsed is None:
+        return None
+    made = read(clusters, Backend(view.anywhere(), name))
+    return Resource(parts.serialized(grpc.cluster(made.value if made is not None else Cluster(name, parsed.host, parsed.port))))
+
+
+def _grpc_assignment(read: Read, view: View, name: str) -> Resource | None:
+    backend = Backend(view if read(placed, Backend(view.anywhere(), name)) else view.anywhere(), name)
+    made = read(assignments, backend)
+    if made is None and parse_cluster_name(name) is None:
+        return None
+    return Resource(parts.serialized(grpc.assignment(made or Assignment(name))))
+
+
+Make = Callable[[Read, View, str], Resource | None]
+ENVOY: Mapping[str, Make] = {CLUSTER_TYPE: _cluster, ENDPOINT_TYPE: _assignment, LISTENER_TYPE: _listener, ROUTE_TYPE: _routes}
+GRPC: Mapping[str, Make] = {
+    CLUSTER_TYPE: _grpc_cluster,
+    ENDPOINT_TYPE: _grpc_assignment,
+    LISTENER_TYPE: _grpc_listener,
+    ROUTE_TYPE: _grpc_routes,
+}
