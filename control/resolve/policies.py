@@ -55,6 +55,8 @@ class Outcome:
     demands: tuple[Demand, ...] = ()
     notes: tuple[str, ...] = ()
     consequences: tuple[str, ...] = ()
+    reason: str = ""
+    """Why it is not enforced as written, in a word, where it is not for want of a waypoint."""
 
 
 NO_OUTCOME = Outcome()

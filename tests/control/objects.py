@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from control.resolve import Changes, Mesh, MeshSettings
+from control.resolve.status import Status
 from mesh.model.manifest import parse_file
 from mesh.model.workload import IPAddress, Service, Workload
 
@@ -71,3 +72,15 @@ def one(found: Mesh) -> Workload:
 def only(found: Mesh) -> Service:
     (entry,) = found.services.values()
     return entry
+
+
+def told(found: Mesh) -> list[Status]:
+    """The statuses that say that something is not in force as written."""
+    return [status for _, status in sorted(found.statuses.items()) if status.notes]
+
+
+def conditions(found: Mesh, subject: str) -> dict[str, tuple[str, str]]:
+    """{type: (status, reason)} of an object, written `Kind namespace/name`."""
+    (status,) = [status for key, status in found.statuses.items() if str(key) == subject]
+    assert status.wanted is not None
+    return {one.type: (one.status, one.reason) for one in status.wanted.conditions}

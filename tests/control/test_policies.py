@@ -9,7 +9,7 @@ from control.resolve import Mesh, MeshSettings
 from mesh.model.policy import Connection, Decision, evaluate
 from mesh.model.reasons import Reason
 from mesh.model.state import MeshState
-from tests.control.objects import feed, ip, namespace, peer, pod, policy, resolved, service
+from tests.control.objects import feed, ip, namespace, peer, pod, policy, resolved, service, told
 
 STRICT = "istio-system/istio_converted_static_strict"
 PODS = (
@@ -153,7 +153,7 @@ def test_what_a_refusal_means_is_said(text: str, sentence: str) -> None:
 
 def test_status_says_what_is_not_enforced_as_written() -> None:
     found = resolved(policy("p", "action: AUDIT, rules: [{}]"), policy("q", "rules: [{}]"))
-    assert [(status.subject, status.where) for status in found.statuses.values()] == [("AuthorizationPolicy shop/p", "0.yaml:1")]
+    assert [(status.subject, status.where) for status in told(found)] == [("AuthorizationPolicy shop/p", "0.yaml:1")]
 
 
 # What an update may do to what was in force.

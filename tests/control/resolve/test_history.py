@@ -13,7 +13,9 @@ from control.xds.store import Store
 from control.xds.tunnels import TUNNEL_TYPES, tunnel_entries
 from mesh.model.manifest import parse_file
 from tests.control.objects import namespace, peer, pod, policy, service
+from tests.control.resolve.l7 import CLIENT, WAYPOINT, routes, rule, to
 from tests.control.resolve.test_entries import entry, machine, slice_
+from tests.control.resolve.test_l7 import HTTP_ROUTE, PARENT
 from tests.control.resolve.test_waypoints import CAPTURED, gateway, tokens
 
 # By place, what may stand there. Some are refused; some are of one name in two places.
@@ -70,10 +72,35 @@ PLACES: list[list[str]] = [
             "ports: [{port: 1}], endpoints: [{addresses: [192.0.2.5]}, {addresses: [10.0.0.1], targetRef: {kind: Pod, name: web-1}}]",
         )
     ],
+    [
+        routes("web", "web", f"{{route: [{to('v1')}]}}"),
+        routes("web", "web", f"{{route: [{to('v2')}]}}", where="other"),
+        routes("web", "db.x", "x"),
+    ],
+    [
+        rule("web", "web", "v1"),
+        rule("web", "'*.local'", "v2", where="istio-system"),
+        rule("web", "db.x", "", more=", trafficPolicy: {x: 1}"),
+    ],
+    [HTTP_ROUTE % ("r", "shop", PARENT, "{backendRefs: [{name: all, port: 1}]}"), HTTP_ROUTE % ("r", "shop", PARENT, "")],
+    [
+        policy("l7", "targetRefs: [{kind: Service, name: web}], rules: [{to: [{operation: {paths: [/a]}}]}]"),
+        policy("l7", f"{'targetRefs: []'}, x: 1"),
+    ],
     ["{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}}"],
 ]
 
 edits = st.tuples(st.integers(0, len(PLACES) - 1), st.integers(-1, 3))
+
+
+VIEWS = (CLIENT, WAYPOINT)
+
+
+def mesh_with_views() -> Mesh:
+    mesh = Mesh(MeshSettings())
+    for wanted in VIEWS:
+        mesh.pin(wanted)
+    return mesh
 
 
 def view(mesh: Mesh) -> dict[str, Any]:
@@ -84,6 +111,7 @@ def view(mesh: Mesh) -> dict[str, Any]:
         "statuses": mesh.statuses,
         "identities": mesh.identities(),
         "unenforceable": mesh.unenforceable,
+        "resources": {str(one): mesh.resources_of(one) for one in VIEWS},
         "cells": {table.name: sorted(map(str, mesh.engine.args(table))) for table in mesh.engine.tables()},
     }
 
@@ -100,10 +128,10 @@ def settle(mesh: Mesh, store: Store) -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(st.lists(edits, min_size=1, max_size=4), max_size=12))
 def test_any_history_ends_where_a_fresh_start_does(history: list[list[tuple[int, int]]]) -> None:
-    mesh, store = Mesh(MeshSettings()), Store(TUNNEL_TYPES)
+    mesh, store = mesh_with_views(), Store(TUNNEL_TYPES)
     now: dict[int, str] = {}
     for batch in history:
         for place, choice in batch:
@@ -119,7 +147,7 @@ def test_any_history_ends_where_a_fresh_start_does(history: list[list[tuple[int,
     for place, text in now.items():
         put(mesh, place, text)
     settle(mesh, store)
-    fresh, other = Mesh(MeshSettings()), Store(TUNNEL_TYPES)
+    fresh, other = mesh_with_views(), Store(TUNNEL_TYPES)
     for place, text in now.items():
         put(fresh, place, text)
     settle(fresh, other)
@@ -130,10 +158,10 @@ def test_any_history_ends_where_a_fresh_start_does(history: list[list[tuple[int,
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(edits, max_size=30))
 def test_without_refusals_no_detour_is_needed(history: list[tuple[int, int]]) -> None:
-    mesh, store = Mesh(MeshSettings()), Store(TUNNEL_TYPES)
+    mesh, store = mesh_with_views(), Store(TUNNEL_TYPES)
     settle(mesh, store)
     now: dict[int, str] = {}
     for place, choice in history:
@@ -148,7 +176,7 @@ def test_without_refusals_no_detour_is_needed(history: list[tuple[int, int]]) ->
         now[place] = text
         put(mesh, place, text)
         settle(mesh, store)
-    fresh = Mesh(MeshSettings())
+    fresh = mesh_with_views()
     for place, text in now.items():
         put(fresh, place, text)
     settle(fresh, Store(TUNNEL_TYPES))

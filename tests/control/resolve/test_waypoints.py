@@ -6,7 +6,7 @@ import pytest
 
 from control.resolve import Mesh
 from mesh.model.workload import GatewayAddress, NamespacedHostname
-from tests.control.objects import feed, namespace, pod, policy, resolved, service
+from tests.control.objects import feed, namespace, pod, policy, resolved, service, told
 from tests.control.test_policies import denied
 
 ADDRESS = GatewayAddress(NamespacedHostname("shop", "wp.shop.svc.cluster.local"))
@@ -39,7 +39,7 @@ def test_a_service_that_asks_for_a_waypoint_is_reached_through_it() -> None:
     found = resolved(gateway(), WP_SERVICE, WEB, *PODS)
     assert services_through(found) == {"web"}, "the waypoint's own Service is not"
     assert workloads_through(found) == set(), "it is for services"
-    assert found.statuses == {}
+    assert told(found) == []
 
 
 def test_a_namespace_asks_for_all_that_is_in_it_except_what_says_otherwise() -> None:
@@ -75,7 +75,7 @@ NOT_USED = [
 def test_what_does_not_work_is_not_used_and_told(texts: tuple[str, ...], why: str) -> None:
     found = resolved(WEB, *texts)
     assert services_through(found) == set()
-    (status,) = found.statuses.values()
+    (status,) = [status for status in told(found) if status.key.kind == "Service"]
     assert status.notes == (f"istio.io/use-waypoint=wp: {why}; traffic goes without one",)
 
 
