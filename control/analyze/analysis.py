@@ -26,9 +26,6 @@ from control.analyze.given import Given
 from control.analyze.world import World
 from control.resolve import MeshSettings
 
-PROVIDERS = frozenset({"envoy", "prometheus"})
-"""What Istio has without being told of any: access logs to standard output, and metrics."""
-
 Tell = Callable[[str], None]
 
 
@@ -37,7 +34,6 @@ class Options:
     """`namespace`: only what is found in objects of it. `ignored`: codes that nobody wants to hear of."""
 
     settings: MeshSettings = field(default_factory=MeshSettings)
-    providers: frozenset[str] = PROVIDERS
     namespace: str = ""
     ignored: frozenset[str] = frozenset()
 
@@ -75,10 +71,10 @@ def analyze(given: Given, options: Options, tell: Tell = lambda _: None) -> Anal
     routes.check(world, subsets, found)
     gateways.check(world, found)
     destinationrules.check(world, found)
-    services.check(world, found, attached.check(world, subsets, found))
+    services.check(world, found, attached.check(world, found))
     tell("looking at policies")
     authorization.check(world, found)
-    peers.check(world, found, options.providers)
+    peers.check(world, found)
     wanted = [finding for finding in found.all() if options.namespace in ("", finding.namespace)]
     kept = [finding for finding in wanted if not _is_ignored(finding, given, options)]
     return Analysis(_sorted(kept), given.count, len(wanted) - len(kept), _unread(given), tuple(sorted(world.unchecked)))

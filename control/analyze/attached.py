@@ -1,29 +1,24 @@
-"""Rules and the services that they are for: whether a waypoint goes by them at all, and what the translation for it says of them."""
+"""Rules and the services that they are for: whether a waypoint goes by them at all, and what comes of them there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from control.analyze import routes, virtualservices
 from control.analyze.codes import Code
 from control.analyze.codes import traffic as codes
-from control.analyze.destinations import Subsets
 from control.analyze.findings import Findings
 from control.analyze.given import Subject, about
 from control.analyze.hosts import Host
 from control.analyze.parents import is_gateway, parent_key
 from control.analyze.world import World
+from control.resolve.l7.ports import Port, routes_of
+from control.resolve.l7.views import View
 from control.resolve.waypoints import USE_WAYPOINT
 from mesh.model.l7.notes import Problem
-from mesh.model.l7.profile import Context, Kind
-from mesh.model.l7.services import MeshService
+from mesh.model.l7.profile import Kind
 from mesh.model.l7.translate.attached import AnyRoute
-from mesh.model.l7.translate.delegates import Delegates, visible
-from mesh.model.l7.translate.destination_rule import merge
-from mesh.model.l7.translate.ports import Written, port_routes
-from mesh.model.l7.translate.targets import Target
-from mesh.model.manifest import DestinationRule, GRPCRoute, HTTPRoute, Key, TCPRoute, TLSRoute, VirtualService
+from mesh.model.manifest import DestinationRule, Key, VirtualService
 from mesh.model.workload import NamespacedHostname
 
 NOTED: dict[Problem, tuple[Code, str]] = {
@@ -34,32 +29,19 @@ NOTED: dict[Problem, tuple[Code, str]] = {
 """What is taken from the translation. What it says of destinations and delegates is found with more care elsewhere."""
 
 
-@dataclass(slots=True)
-class Rules:
-    """What is written about one service."""
-
-    host: Host
-    services: list[VirtualService] = field(default_factory=list)
-    routes: list[AnyRoute] = field(default_factory=list)
-
-
-def check(world: World, subsets: Subsets, found: Findings) -> frozenset[Key]:
+def check(world: World, found: Findings) -> frozenset[Key]:
     """The services that some route is for, or whose traffic a waypoint routes."""
-    every: dict[NamespacedHostname, Rules] = {}
+    every: dict[NamespacedHostname, Host] = {}
     for subject, place, host, rule in _attached(world):
-        rules = every.setdefault(NamespacedHostname(host.namespace, host.name), Rules(host))
+        every[NamespacedHostname(host.namespace, host.name)] = host
         if isinstance(rule, VirtualService):
             _seen(world, subject, place, host, rule, found)
-            rules.services.append(rule)
-        else:
-            rules.routes.append(rule)
         _routed(world, subject, place, host, found)
     _unused_rules(world, found)
-    delegates: Delegates = {(service.namespace, service.name): service for service in world.of(VirtualService) if service.spec.delegated}
-    for rules in every.values():
-        _translate(world, subsets, rules, delegates, found)
+    for host in every.values():
+        _routes(world, host, found)
     routed = {host.key for name in world.hosts for host in world.hosts.find(name) if world.service_use(host.key).waypoint is not None}
-    return frozenset(routed | {rules.host.key for rules in every.values()})
+    return frozenset(routed | {host.key for host in every.values()})
 
 
 def _attached(world: World) -> Iterator[tuple[Subject, str, Host, VirtualService | AnyRoute]]:
@@ -109,33 +91,19 @@ def _unused_rules(world: World, found: Findings) -> None:
                 _routed(world, about(rule), "spec.host", host, found)
 
 
-def _translate(world: World, subsets: Subsets, rules: Rules, delegates: Delegates, found: Findings) -> None:
-    """As for a waypoint of the service, whether it has one or not."""
-    host = rules.host
-    service = world.mesh.services.get(str(NamespacedHostname(host.namespace, host.name)))
-    if service is None:
-        return
+def _view(world: World, host: Host) -> View:
+    """That of the service's waypoint, or, where there is none, of one that it might have."""
     use = world.service_use(host.key)
-    own = use.waypoint.key.namespace if use.waypoint is not None else host.namespace
-    context = Context(Kind.WAYPOINT, own, root_namespace=world.settings.root_namespace, cluster_domain=world.settings.cluster_domain)
-    mesh = MeshService(service, port_names={port.number: port.name for port in host.ports})
-    merged = merge([rule for rule in subsets.rules(host.name) if rule.namespace == host.namespace]).value
-    written = Written(
-        virtual_services=tuple(sorted((entry for entry in rules.services if _counts(entry, host, own)), key=virtualservices.age)),
-        http_routes=tuple(route for route in rules.routes if isinstance(route, HTTPRoute)),
-        grpc_routes=tuple(route for route in rules.routes if isinstance(route, GRPCRoute)),
-        tls_routes=tuple(route for route in rules.routes if isinstance(route, TLSRoute)),
-        tcp_routes=tuple(route for route in rules.routes if isinstance(route, TCPRoute)),
-        delegates=delegates,
-    )
-    for port in service.ports:
-        for note in port_routes(Target(mesh, merged), port.port, written, context).notes:
+    return View(Kind.WAYPOINT, use.waypoint.key.namespace, use.waypoint.key.name) if use.waypoint else View(Kind.WAYPOINT, host.namespace)
+
+
+def _routes(world: World, host: Host, found: Findings) -> None:
+    """What comes of the routes of each port of a service."""
+    name = NamespacedHostname(host.namespace, host.name)
+    for port in host.ports:
+        made = world.ask(routes_of, Port(_view(world, host), name, port.number))
+        for note in made.notes if made is not None else ():
             noted = NOTED.get(note.problem)
             entry = world.objects.get(note.subject)
             if noted is not None and entry is not None:
-                code, hint = noted
-                found.add(code, about(entry), note.field, note.message, hint)
-
-
-def _counts(service: VirtualService, host: Host, waypoint: str) -> bool:
-    return service.namespace in (host.namespace, waypoint) and visible(service.spec.export_to, service.namespace, waypoint)
+                found.add(noted[0], about(entry), note.field, note.message, noted[1])

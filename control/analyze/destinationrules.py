@@ -168,5 +168,5 @@ def _outside(world: World, host: Host) -> bool:
 
 
 def _strict(world: World, host: Host) -> bool:
-    modes = world.mesh.engine.value(mtls_modes, host.namespace)
-    return modes is not None and any(modes.key_for(runs.namespace, runs.labels) is not None for runs in world.behind(host.key))
+    modes = world.ask(mtls_modes, host.namespace)
+    return any(modes.key_for(runs.namespace, runs.labels) is not None for runs in world.behind(host.key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from control.analyze.codes import traffic as codes
@@ -9,12 +10,18 @@ from control.analyze.findings import Findings
 from control.analyze.given import Subject, about
 from control.analyze.hosts import Host
 from control.analyze.world import SERVICES, World, near
+from control.resolve.l7.lookup import destination_rule
+from control.resolve.l7.views import View
+from mesh.model.l7.profile import Kind
 from mesh.model.manifest import DestinationRule, Key, Service
+from mesh.model.workload import NamespacedHostname
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One destination, as somebody wrote it. `host` is a full name. `host_field` and so on are where its parts stand."""
+    """One destination, as somebody wrote it. `host` is a full name. `host_field` and so on are where its parts stand. `at_waypoint`: it is
+    a waypoint that goes there.
+    """
 
     subject: Subject
     namespace: str
@@ -24,33 +31,31 @@ class Reference:
     port_field: str = ""
     subset: str = ""
     subset_field: str = ""
+    at_waypoint: bool = False
 
 
 class Subsets:
-    """Which DestinationRules define which subset of a host, and where they are looked up."""
+    """The DestinationRules of every host, and which subsets of it a route may name."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._of: dict[str, list[DestinationRule]] = {}
-        self._wild: dict[str, list[DestinationRule]] = {}
         for rule in world.of(DestinationRule):
-            host = world.hosts.qualified(rule.spec.host, rule.namespace)
-            into = self._wild if host.startswith("*") else self._of
-            into.setdefault(host.removeprefix("*"), []).append(rule)
+            self._of.setdefault(world.hosts.qualified(rule.spec.host, rule.namespace), []).append(rule)
 
     def rules(self, host: str) -> list[DestinationRule]:
         labels = host.split(".")
-        wild = (rule for index in range(1, len(labels)) for rule in self._wild.get("." + ".".join(labels[index:]), ()))
+        wild = (rule for index in range(1, len(labels)) for rule in self._of.get("*." + ".".join(labels[index:]), ()))
         return [*self._of.get(host, ()), *wild]
 
-    def defining(self, host: Host, subset: str, namespace: str) -> tuple[list[DestinationRule], list[DestinationRule]]:
-        """The rules that define a subset, for a route of `namespace`: those that are looked up, and others."""
-        where = {namespace, *looked_up(self._world, host)}
-        defining = [rule for rule in self.rules(host.name) if any(entry.name == subset for entry in rule.spec.subsets)]
-        return [rule for rule in defining if rule.namespace in where], [rule for rule in defining if rule.namespace not in where]
-
-    def names(self, host: Host) -> list[str]:
-        return sorted({entry.name for rule in self.rules(host.name) for entry in rule.spec.subsets})
+    def of(self, host: Host, namespaces: Iterable[str]) -> set[str]:
+        """The subsets of a host for proxies of some namespaces."""
+        found: set[str] = set()
+        for namespace in namespaces:
+            view = View(Kind.WAYPOINT, namespace)
+            merged = self._world.ask(destination_rule, (view, NamespacedHostname(host.namespace, host.name))).value
+            found |= merged.subsets.keys() if merged is not None else set()
+        return found
 
 
 def looked_up(world: World, host: Host) -> set[str]:
@@ -60,22 +65,21 @@ def looked_up(world: World, host: Host) -> set[str]:
     return {host.namespace, world.settings.root_namespace, *own}
 
 
-def check(world: World, subsets: Subsets, reference: Reference, found: Findings) -> list[Host]:
-    """The hosts that are meant."""
+def check(world: World, subsets: Subsets, reference: Reference, found: Findings) -> None:
     hosts = world.hosts.find(reference.host)
     if not hosts:
         _unknown(world, reference, found)
-        return []
+        return
     visible = [host for host in hosts if host.seen_from(reference.namespace)]
-    if not visible:
+    # What is not exported is hidden from clients' own proxies, not from waypoints.
+    if not visible and not reference.at_waypoint:
         hidden = hosts[0]
-        message = f"{reference.host} is not exported to {reference.namespace}"
+        message = f"{reference.host} is not exported to {reference.namespace}: proxies of clients there do not see it"
         hint = f"add {reference.namespace} to exportTo of {hidden.key}"
         found.add(codes.HIDDEN_HOST, reference.subject, reference.host_field, message, hint, related=[about(hidden.entry)])
-        return []
-    _port(reference, visible, found)
-    _subset(subsets, reference, visible, found)
-    return visible
+        return
+    _port(reference, visible or hosts, found)
+    _subset(world, subsets, reference, visible or hosts, found)
 
 
 def _unknown(world: World, reference: Reference, found: Findings) -> None:
@@ -139,21 +143,17 @@ def _targeted(host: Host, number: int) -> int | None:
     return next((port.port for port in host.entry.spec.ports if port.target_port == number), None)
 
 
-def _subset(subsets: Subsets, reference: Reference, hosts: list[Host], found: Findings) -> None:
-    if not reference.subset:
+def _subset(world: World, subsets: Subsets, reference: Reference, hosts: list[Host], found: Findings) -> None:
+    if not reference.subset or any(reference.subset in subsets.of(host, {reference.namespace, *looked_up(world, host)}) for host in hosts):
         return
-    others: list[DestinationRule] = []
-    for host in hosts:
-        defining, elsewhere = subsets.defining(host, reference.subset, reference.namespace)
-        if defining:
-            return
-        others += elsewhere
     host = hosts[0]
+    rules = subsets.rules(host.name)
+    others = [rule for rule in rules if any(entry.name == reference.subset for entry in rule.spec.subsets)]
     message = f"no DestinationRule defines the subset {reference.subset} of {reference.host}"
     if others:
         hint = f"{others[0].key} does, but in {others[0].namespace} it is not looked up: move it to {host.namespace}"
     else:
-        names = subsets.names(host)
+        names = sorted({entry.name for rule in rules for entry in rule.spec.subsets})
         meant = near(reference.subset, names)
         known = f"subsets of it: {', '.join(names)}" if names else f"create a DestinationRule for it in {host.namespace}"
         hint = f"did you mean {meant}?" if meant else known

@@ -20,7 +20,7 @@ def check(world: World, found: Findings) -> None:
         _address(world, entry, found)
     for workload in world.of(WorkloadEntry):
         labels = labels_of({**workload.labels, **workload.spec.labels})
-        if not world.value(services_for, (workload.namespace, labels)) and world.knows(SERVICES, workload.namespace):
+        if not world.ask(services_for, (workload.namespace, labels)) and world.knows(SERVICES, workload.namespace):
             message = f"no Service or ServiceEntry of {workload.namespace} selects {written(dict(labels))}"
             hint = "set spec.labels to what a workloadSelector asks for"
             found.add(codes.UNUSED_ENTRY, about(workload), "spec.labels", message, hint)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from control.analyze.codes import policy as codes
+from control.analyze.codes import reading
 from control.analyze.covered import lacking, outside, selected
 from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.ports import Ports
 from control.analyze.runs import Runs
-from control.analyze.world import GATEWAYS, World, near
+from control.analyze.world import GATEWAYS, World
 from control.resolve.policies import mtls_modes
+from mesh.model.l7.profile import Kind
+from mesh.model.l7.telemetry import NO_TELEMETRY
+from mesh.model.l7.translate.telemetry import BUILT_IN, merged
 from mesh.model.manifest import Gateway, PeerAuthentication, RequestAuthentication, Telemetry, selects
 
 
-def check(world: World, found: Findings, providers: frozenset[str]) -> None:
-    """`providers`: what Telemetries may send to."""
+def check(world: World, found: Findings) -> None:
     ports = Ports(world, found)
     for policy in world.of(PeerAuthentication):
         runs = selected(world, policy, found)
@@ -26,7 +29,7 @@ def check(world: World, found: Findings, providers: frozenset[str]) -> None:
     for tokens in world.of(RequestAuthentication):
         _tokens(world, tokens, found)
     for telemetry in world.of(Telemetry):
-        _telemetry(world, telemetry, providers, found)
+        _telemetry(world, telemetry, found)
 
 
 def _disabled(policy: PeerAuthentication, found: Findings) -> None:
@@ -41,8 +44,9 @@ def _disabled(policy: PeerAuthentication, found: Findings) -> None:
 def _shadowed(world: World, found: Findings) -> None:
     every = world.of(PeerAuthentication)
     for namespace in sorted({policy.namespace for policy in every}):
-        modes = world.mesh.engine.value(mtls_modes, namespace)
-        for ignored, used in modes.ignored if modes is not None else ():
+        for ignored, used in world.ask(mtls_modes, namespace).ignored:
+            if ignored.namespace != namespace:
+                continue
             message = f"{used.key} is for the same pods and counts"
             found.add(codes.SHADOWED, about(ignored), "metadata.name", message, "keep one of them", related=[about(used)])
         selecting = sorted((policy for policy in every if policy.namespace == namespace and policy.spec.match_labels), key=_age)
@@ -81,16 +85,14 @@ def _tokens(world: World, policy: RequestAuthentication, found: Findings) -> Non
         found.add(codes.TARGET_WITHOUT_WAYPOINT, about(policy), path, message, hint)
 
 
-def _telemetry(world: World, policy: Telemetry, providers: frozenset[str], found: Findings) -> None:
+def _telemetry(world: World, policy: Telemetry, found: Findings) -> None:
     spec = policy.spec
-    for block, entries in (("tracing", spec.tracing), ("metrics", spec.metrics), ("accessLogging", spec.access_logging)):
-        for index, names in enumerate([entry.providers for entry in entries]):
-            for number, provider in enumerate(names):
-                if provider.name not in providers:
-                    meant = near(provider.name, providers)
-                    hint = f"did you mean {meant}?" if meant else f"providers: {', '.join(sorted(providers))}"
-                    field = f"spec.{block}[{index}].providers[{number}].name"
-                    found.add(codes.UNKNOWN_PROVIDER, about(policy), field, f"there is no provider {provider.name}", hint)
+    for note in merged((policy,), BUILT_IN, Kind.WAYPOINT, NO_TELEMETRY).notes:
+        if note.field.endswith(".providers"):
+            hint = f"providers: {', '.join(sorted(BUILT_IN))}"
+            found.add(codes.UNKNOWN_PROVIDER, about(policy), note.field, note.message, hint)
+        else:
+            found.add(reading.NOT_HONOURED, about(policy), note.field, f"this has no effect: {note.message}", "remove it")
     if spec.targets:
         for path, why in lacking(world, policy, found):
             message = f"only a waypoint tells of requests, and there is none ({why})"

@@ -11,7 +11,7 @@ from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.grants import granted
 from control.analyze.matches import same
-from control.analyze.parents import Parents, on_gateway
+from control.analyze.parents import Parents, on_gateway, parent_key
 from control.analyze.world import SERVICES, World
 from mesh.model.l7.profile import Context, Kind
 from mesh.model.l7.translate.attached import AnyRoute, age, backend_host
@@ -45,10 +45,12 @@ def check(world: World, subsets: Subsets, found: Findings) -> None:
 def references(world: World, route: AnyRoute) -> Iterator[tuple[Reference | None, str, Backend]]:
     """Every backend that it names, with its path; no reference where it is no service."""
     context = Context(Kind.WAYPOINT, route.namespace, cluster_domain=world.settings.cluster_domain)
+    keys = (parent_key(ref, route) for ref in route.spec.parent_refs)
+    at_waypoint = any(key in world.objects and world.routed(key) for key in keys if key is not None)
     for path, backend in _backends(route):
         host = backend_host(backend, route.namespace, context)
-        made = Reference(about(route), route.namespace, host, f"{path}.name", backend.port, f"{path}.port") if host else None
-        yield made, path, backend
+        fields = (f"{path}.name", backend.port, f"{path}.port")
+        yield (Reference(about(route), route.namespace, host, *fields, at_waypoint=at_waypoint) if host else None), path, backend
 
 
 def _backends(route: AnyRoute) -> Iterator[tuple[str, Backend]]:

@@ -60,6 +60,7 @@ def references(world: World, service: VirtualService) -> Iterator[Reference]:
             f"{path}.port.number",
             destination.subset,
             f"{path}.subset",
+            at_waypoint=any(world.routed(host.key) for _, host in bound(world, service)),
         )
 
 

@@ -13,9 +13,9 @@ remembered in `unchecked`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from control.analyze.given import Foreign, Given
 from control.analyze.hosts import Hosts
@@ -24,7 +24,7 @@ from control.resolve import Mesh, MeshSettings
 from control.resolve.engine import Query
 from control.resolve.services import services_for
 from control.resolve.tables import labels_of
-from control.resolve.waypoints import Use, Waypoint, admits, asked_of, asks, service_waypoint, waypoints, workload_waypoint
+from control.resolve.waypoints import Use, Waypoint, admits, service_waypoint, waypoints, workload_waypoint
 from mesh.model.errors import BugError
 from mesh.model.manifest import (
     Deployment,
@@ -47,7 +47,7 @@ from mesh.model.manifest import (
 from mesh.model.manifest.gatewayapi.gateways import WAYPOINT_CLASS
 
 T = TypeVar("T", bound=Object)
-A = TypeVar("A")
+A = TypeVar("A", bound=Hashable)
 V = TypeVar("V")
 
 SOURCE = "analysis"
@@ -79,6 +79,7 @@ class World:
         self.unchecked: set[tuple[str, str]] = set()
         self._present = _present(self.objects.values(), self.runs, given.foreign)
         self.mesh = Mesh(settings)
+        self._asked: set[tuple[Query[Any, Any], Any]] = set()
         self._resolve()
         self.hosts = Hosts(self.objects.values(), settings)
         self._behind: dict[Key, list[Runs]] = {}
@@ -126,25 +127,29 @@ class World:
 
     # What the resolution says
 
-    def value(self, table: Query[A, V], arg: A) -> V:
-        found = self.mesh.engine.value(table, arg)
-        if found is None:
-            raise BugError(f"{table} has not resolved {arg}")
-        return found
+    def ask(self, table: Query[A, V], arg: A) -> V:
+        """What the resolution says, computed when it is first asked about."""
+        engine = self.mesh.engine
+        if (table, arg) not in self._asked:
+            self._asked.add((table, arg))
+            engine.pin(table, arg)
+            engine.settle()
+            self._no_bugs()
+        return cast(V, engine.value(table, arg))
 
     def service_use(self, key: Key) -> Use:
         """The waypoint that a Service or ServiceEntry is reached through."""
-        return self.value(service_waypoint, key)
+        return self.ask(service_waypoint, key)
 
     def runs_use(self, runs: Runs) -> Use:
-        return self.value(workload_waypoint, (runs.namespace, labels_of(runs.labels)))
+        return self.ask(workload_waypoint, (runs.namespace, labels_of(runs.labels)))
 
     def waypoint(self, key: Key) -> Waypoint | str:
         """The waypoint that a Gateway is, or why it is none."""
-        return self.value(waypoints, key)
+        return self.ask(waypoints, key)
 
     def admits(self, key: Key, namespace: str) -> bool:
-        return self.value(admits, (key, namespace))
+        return self.ask(admits, (key, namespace))
 
     def routed(self, key: Key) -> bool | None:
         """Whether a waypoint routes what is sent to a service; None where only the namespace's labels could tell, and are not here."""
@@ -166,44 +171,20 @@ class World:
                 self.mesh.put(SOURCE, str(key), Parsed((_service_of(gateway),)))
         for refusals in self.given.refusals:
             self.mesh.put(SOURCE, f"refused {refusals.subject.where} {refusals.subject.name}", Parsed(refused=(refusals.refused,)))
-        self._pin()
         changes = self.mesh.settle(self.mesh.take())
         self.mesh.publish(changes)
-        if self.mesh.engine.bugs:
-            table, arg, bug = self.mesh.engine.bugs[0]
+        self._no_bugs()
+
+    def _no_bugs(self) -> None:
+        for table, arg, bug in self.mesh.engine.bugs:
             raise BugError(f"{table} {arg}: {bug}") from bug
-
-    def _pin(self) -> None:
-        """What is asked of the resolution beyond what it resolves of itself."""
-        pin = self.mesh.engine.pin
-        for gateway in self.of(Gateway):
-            pin(waypoints, gateway.key)
-        for namespace, labels in self._asking():
-            key = asked_of(labels, namespace)
-            pin(waypoints, key)
-            pin(admits, (key, namespace))
-        for entry in (*self.of(Service), *self.of(ServiceEntry)):
-            pin(service_waypoint, entry.key)
-        for runs in self.runs:
-            pin(workload_waypoint, (runs.namespace, labels_of(runs.labels)))
-            pin(services_for, (runs.namespace, labels_of(runs.labels)))
-        for workload in self.of(WorkloadEntry):
-            pin(services_for, (workload.namespace, labels_of({**workload.labels, **workload.spec.labels})))
-
-    def _asking(self) -> Iterable[tuple[str, Mapping[str, str]]]:
-        for entry in self.objects.values():
-            if asks(entry.labels):
-                yield (entry.name if isinstance(entry, Namespace) else entry.namespace), entry.labels
-        for runs in self.runs:
-            if asks(runs.labels):
-                yield runs.namespace, runs.labels
 
     def _index_services(self) -> None:
         for runs in self.runs:
-            for key in self.value(services_for, (runs.namespace, labels_of(runs.labels))):
+            for key in self.ask(services_for, (runs.namespace, labels_of(runs.labels))):
                 self._behind.setdefault(key, []).append(runs)
         for entry in self.of(WorkloadEntry):
-            for key in self.value(services_for, (entry.namespace, labels_of({**entry.labels, **entry.spec.labels}))):
+            for key in self.ask(services_for, (entry.namespace, labels_of({**entry.labels, **entry.spec.labels}))):
                 self._entries_behind.setdefault(key, []).append(entry)
 
 

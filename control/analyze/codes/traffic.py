@@ -25,7 +25,7 @@ UNKNOWN_SUBSET: Final = Code(
 )
 HIDDEN_HOST: Final = Code(
     "CV0504",
-    ERROR,
+    WARNING,
     "A route leads to a service that is not exported to it",
     "Add the namespace to exportTo of the service, or route elsewhere.",
 )
