@@ -49,14 +49,10 @@ def _attached(world: World) -> Iterator[tuple[Subject, str, Host, VirtualService
     for service in world.of(VirtualService):
         for index, host in virtualservices.bound(world, service):
             yield about(service), f"spec.hosts[{index}]", host, service
-    by_key: dict[Key, list[Host]] = {}
-    for name in world.hosts:
-        for host in world.hosts.find(name):
-            by_key.setdefault(host.key, []).append(host)
     for route in routes.every(world):
         for index, ref in enumerate(route.spec.parent_refs):
             key = parent_key(ref, route)
-            for host in by_key.get(key, ()) if key is not None else ():
+            for host in world.hosts.of(key) if key is not None else ():
                 yield about(route), f"spec.parentRefs[{index}]", host, route
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from control.analyze.codes import policy as codes
-from control.analyze.covered import lacking, outside, selected, targets
+from control.analyze.covered import at_waypoints, lacking, outside, selected, targets
 from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.identities import Identities
@@ -37,6 +37,7 @@ def check(world: World, found: Findings) -> None:
             found.add(codes.NO_AUDIT, about(policy), "spec.action", message, "use ALLOW or DENY, with istio.io/dry-run to try it out")
         elif spec.targets:
             _targeted(world, policy, found)
+            at_waypoints(world, policy, found)
             ports.of_targets(policy)
         else:
             _selecting(world, policy, ports, found)

@@ -7,10 +7,15 @@ from collections.abc import Iterator, Mapping
 from control.analyze.codes import policy as codes
 from control.analyze.findings import Findings
 from control.analyze.given import about
+from control.analyze.hosts import Host
 from control.analyze.runs import Runs
 from control.analyze.services import suggestion, written
 from control.analyze.world import GATEWAYS, PODS, SERVICES, World, near
+from control.resolve.l7.ports import guard
+from control.resolve.l7.views import View
 from control.resolve.waypoints import USE_WAYPOINT, gateway_key
+from mesh.model.l7.notes import Note, Problem
+from mesh.model.l7.profile import Kind
 from mesh.model.manifest import (
     AuthorizationPolicy,
     Gateway,
@@ -24,6 +29,7 @@ from mesh.model.manifest import (
     selects,
 )
 from mesh.model.manifest.targets import TargetRef
+from mesh.model.workload import AppProtocol, NamespacedHostname
 
 Policy = AuthorizationPolicy | PeerAuthentication | RequestAuthentication | Telemetry
 
@@ -103,6 +109,36 @@ def lacking(world: World, policy: AuthorizationPolicy | RequestAuthentication | 
                 yield path, f"{USE_WAYPOINT}={wanted.name}: {use.why}"
         elif world.routed(key) is False:
             yield path, f"{key} asks for none"
+
+
+def at_waypoints(world: World, policy: AuthorizationPolicy | RequestAuthentication, found: Findings) -> None:
+    """What the waypoints that enforce a policy make of it."""
+    for path, target in targets(policy):
+        key = Key(target.kind, policy.namespace, target.name)
+        if key not in world.objects or target.kind not in ("Service", "ServiceEntry"):
+            continue
+        waypoint = world.service_use(key).waypoint
+        for host in world.hosts.of(key) if waypoint is not None else ():
+            assert waypoint is not None
+            view = View(Kind.WAYPOINT, waypoint.key.namespace, waypoint.key.name)
+            for note in world.ask(guard, (view, NamespacedHostname(host.namespace, host.name))).notes:
+                if note.subject == policy.key:
+                    _noted(world, policy, host, note, path, found)
+
+
+def _noted(world: World, policy: Policy, host: Host, note: Note, path: str, found: Findings) -> None:
+    match note.problem:
+        case Problem.NO_KEYS if world.knows(SERVICES, policy.namespace):
+            hint = "write jwks, or make a ServiceEntry for the host of jwksUri"
+            found.add(codes.NO_KEYS, about(policy), note.field, note.message, hint)
+        case Problem.ALLOWS_LESS | Problem.DENIES_MORE if note.field.startswith("spec.rules"):
+            plain = [port for port in host.ports if port.protocol in (AppProtocol.TCP, AppProtocol.TLS)]
+            if plain:
+                message = f"port {plain[0].number} of {host.key} speaks no HTTP: {note.message}"
+                hint = f"{path} is better a Service without such a port, or set its appProtocol"
+                found.add(codes.NO_REQUESTS, about(policy), note.field, message, hint, related=[about(host.entry)])
+        case Problem.DENIES_ALL:
+            found.add(codes.DENIES_ALL, about(policy), note.field, note.message, "write shorter values")
 
 
 def _missing(

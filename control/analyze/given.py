@@ -22,6 +22,7 @@ from mesh.model.manifest.tree import Node, plain
 IGNORE_ANNOTATION = "culvert.dev/ignore"
 OWN_GROUPS = frozenset(GROUPS - {"", "apps", "discovery.k8s.io"})
 """APIs of which every kind is the mesh's business."""
+NO_OBJECT = "document without a kind"
 TYPO = 0.85
 """How alike two names are of which one is taken for the other, misspelt."""
 
@@ -145,10 +146,14 @@ def _subject(refused: Refused, where: str) -> Subject:
 
 
 def _is_foreign(node: Node, refused: Refused) -> bool:
-    """An object with group and kind, of which neither is ours. A kind of ours in a group that is misspelt stays an error."""
+    """What is no object of Kubernetes at all, or one whose group and kind are not ours. A kind of ours in a group that is misspelt stays an
+    error.
+    """
     if refused.refusals[0].flaw not in (Flaw.UNKNOWN_KIND, Flaw.UNSERVED_VERSION):
         return False
     version, kind = node.text("apiVersion"), node.text("kind")
+    if isinstance(node.value, dict) and node.get("apiVersion") is None and node.get("kind") is None:
+        return True  # values of a chart, a list of resources, a package's description
     if not version or not kind or group_of(version) in OWN_GROUPS:
         return False
     group = group_of(version)
@@ -167,7 +172,7 @@ TEMPLATES = (("spec", "template"), ("spec", "jobTemplate", "spec", "template"))
 
 
 def _foreign(node: Node, file: str) -> Foreign:
-    kind, name = node.text("kind") or "", node.text("metadata", "name") or ""
+    kind, name = node.text("kind") or NO_OBJECT, node.text("metadata", "name") or ""
     namespace = node.text("metadata", "namespace") or "default"
     subject = Subject(f"{kind} {namespace}/{name}", namespace, f"{file}:{node.line}")
     spec = node.get("spec")

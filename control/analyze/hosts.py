@@ -53,9 +53,11 @@ class Hosts:
         self._domain = settings.cluster_domain
         self._found: dict[str, list[Host]] = {}
         self._wild: dict[str, list[Host]] = {}
+        self._by_key: dict[Key, list[Host]] = {}
         for entry in entries:
             for host in _hosts(entry, settings):
                 self._found.setdefault(host.name, []).append(host)
+                self._by_key.setdefault(host.key, []).append(host)
                 if host.name.startswith("*."):
                     self._wild.setdefault(host.name[1:], []).append(host)
 
@@ -74,6 +76,10 @@ class Hosts:
             if wild is not None:
                 return wild
         return []
+
+    def of(self, key: Key) -> list[Host]:
+        """The names that an object declares."""
+        return self._by_key.get(key, [])
 
     def within(self, wildcard: str) -> list[Host]:
         """Those below `*.example.com`."""

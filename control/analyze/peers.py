@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from control.analyze.codes import policy as codes
 from control.analyze.codes import reading
-from control.analyze.covered import lacking, outside, selected
+from control.analyze.covered import at_waypoints, lacking, outside, selected
 from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.ports import Ports
@@ -83,6 +83,7 @@ def _tokens(world: World, policy: RequestAuthentication, found: Findings) -> Non
         message = f"only a waypoint looks at tokens, and there is none ({why}): the pods behind it are denied"
         hint = "label the Service or its namespace istio.io/use-waypoint"
         found.add(codes.TARGET_WITHOUT_WAYPOINT, about(policy), path, message, hint)
+    at_waypoints(world, policy, found)
 
 
 def _telemetry(world: World, policy: Telemetry, found: Findings) -> None:

@@ -52,6 +52,19 @@ TOKENS_DENY: Final = Code(
 OUTSIDE: Final = Code(
     "CV0814", WARNING, "A policy selects pods outside the mesh", "There is no tunnel to enforce it: everything is let in. Enrol the pods."
 )
+NO_KEYS: Final = Code(
+    "CV0815",
+    ERROR,
+    "The keys of an issuer cannot be had",
+    "Every token of the issuer is refused. Write jwks into the object, or make the host of jwksUri known by a ServiceEntry.",
+)
+NO_REQUESTS: Final = Code(
+    "CV0816",
+    WARNING,
+    "A policy asks about requests on a port that has none",
+    "The port speaks no HTTP. There an ALLOW rule allows nothing, and a DENY rule denies without looking at what it asks. Set the port's "
+    "appProtocol if it is HTTP after all.",
+)
 
 # Mutual TLS
 
