@@ -9,10 +9,10 @@ from control.analyze.findings import Findings
 from control.analyze.given import Subject, about
 from control.analyze.runs import Runs
 from control.analyze.world import PODS, World, near
-from control.resolve.services import app_protocol
+from control.resolve.services import app_protocol, holder
 from control.resolve.waypoints import GATEWAY_NAME
 from mesh.model.manifest import Key, Service, ServicePort
-from mesh.model.workload import AppProtocol, NetworkAddress
+from mesh.model.workload import AppProtocol, NamespacedHostname, NetworkAddress
 
 
 def check(world: World, found: Findings, routed: frozenset[Key]) -> None:
@@ -24,10 +24,10 @@ def check(world: World, found: Findings, routed: frozenset[Key]) -> None:
         if GATEWAY_NAME in service.spec.selector and not world.given.complete:
             continue
         behind = world.behind(service.key)
-        if behind:
+        if behind and GATEWAY_NAME not in service.spec.selector:
             for index, port in enumerate(service.spec.ports):
                 _target(service, index, port, behind, found)
-        elif not world.entries_behind(service.key) and world.knows(PODS, service.namespace):
+        elif not behind and not world.entries_behind(service.key) and world.knows(PODS, service.namespace):
             _selects_nothing(world, service, found)
     for service in world.of(Service):
         if service.key in routed:
@@ -117,10 +117,11 @@ def _addresses(world: World, found: Findings) -> None:
     holders: dict[NetworkAddress, dict[Key, Subject]] = {}
     for name in sorted(world.mesh.services):
         service = world.mesh.services[name]
-        for host in world.hosts.find(service.hostname):
-            if host.namespace == service.namespace:
-                for vip in service.vips:
-                    holders.setdefault(vip, {})[host.key] = about(host.entry)
+        key = world.ask(holder, NamespacedHostname(service.namespace, service.hostname))
+        if key is None or key not in world.objects:
+            continue
+        for vip in service.vips:
+            holders.setdefault(vip, {})[key] = about(world.objects[key])
     for vip, subjects in holders.items():
         first, *others = subjects.values()
         for other in others:

@@ -11,7 +11,7 @@ from mesh.model.manifest.places import Places
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """`file` is "" for what is in a cluster alone. `line` and `column` count from 1 and are 0 where they are not known; `text` is the line."""
+    """`file` is "" for what is in a cluster alone. `line` and `column` count from 1, 0 where they are not known. `text` is that line."""
 
     finding: Finding
     file: str = ""
