@@ -123,14 +123,13 @@ def at_waypoints(world: World, policy: AuthorizationPolicy | RequestAuthenticati
             view = View(Kind.WAYPOINT, waypoint.key.namespace, waypoint.key.name)
             for note in world.ask(guard, (view, NamespacedHostname(host.namespace, host.name))).notes:
                 if note.subject == policy.key:
-                    _noted(world, policy, host, note, path, found)
+                    _noted(policy, host, note, path, found)
 
 
-def _noted(world: World, policy: Policy, host: Host, note: Note, path: str, found: Findings) -> None:
+def _noted(policy: Policy, host: Host, note: Note, path: str, found: Findings) -> None:
     match note.problem:
-        case Problem.NO_KEYS if world.knows(SERVICES, policy.namespace):
-            hint = "write jwks, or make a ServiceEntry for the host of jwksUri"
-            found.add(codes.NO_KEYS, about(policy), note.field, note.message, hint)
+        case Problem.NO_KEYS:
+            found.add(codes.NO_KEYS, about(policy), note.field, note.message, "write jwksUri, or jwks with a key that can be used")
         case Problem.ALLOWS_LESS | Problem.DENIES_MORE if note.field.startswith("spec.rules"):
             plain = [port for port in host.ports if port.protocol in (AppProtocol.TCP, AppProtocol.TLS)]
             if plain:

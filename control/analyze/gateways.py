@@ -30,6 +30,8 @@ def check(world: World, found: Findings) -> None:
         _certificates(world, secrets, gateway, found)
     _servers(world, found)
     for istio in world.of(IstioGateway):
+        message = "ingress gateways are not served here: what it says is for another control plane"
+        found.add(codes.NO_INGRESS, about(istio), "metadata.name", message, "leave it to the one that runs its pods")
         _credentials(world, secrets, istio, found)
         # Who listens may be in another namespace, of which files need say nothing.
         if world.given.complete and istio.spec.selector and not world.selected(None, istio.spec.selector):

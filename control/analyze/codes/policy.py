@@ -56,7 +56,8 @@ NO_KEYS: Final = Code(
     "CV0815",
     ERROR,
     "The keys of an issuer cannot be had",
-    "Every token of the issuer is refused. Write jwks into the object, or make the host of jwksUri known by a ServiceEntry.",
+    "Every token of the issuer is refused. Write jwksUri, or jwks with at least one key that signatures can be verified with; keys are not "
+    "discovered by the issuer's name.",
 )
 NO_REQUESTS: Final = Code(
     "CV0816",

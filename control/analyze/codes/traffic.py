@@ -119,6 +119,12 @@ MISSING_CERTIFICATE: Final = Code("CV0612", ERROR, "A listener's certificate is 
 SELECTS_NO_GATEWAY: Final = Code(
     "CV0613", WARNING, "A Gateway selects no pod", "Nobody listens for it. Compare its selector with the labels of the gateway's pods."
 )
+NO_INGRESS: Final = Code(
+    "CV0614",
+    INFO,
+    "Gateways of networking.istio.io are not served here",
+    "Another control plane may serve them. Traffic that its gateways let in is taken as that of any client outside the mesh.",
+)
 
 # DestinationRules
 

@@ -55,9 +55,7 @@ def to_service(name: str = "cart", more: str = "") -> str:
     return f"parentRefs: [{{group: '', kind: Service, name: {name}{', ' + more if more else ''}}}]"
 
 
-def deployment(
-    name: str, where: str = "shop", labels: str = "", spec: str = "", ports: str = "[{name: http, containerPort: 8080}]"
-) -> str:
+def deployment(name: str, where: str = "shop", labels: str = "", spec: str = "", ports: str = "[{name: http, containerPort: 8080}]") -> str:
     own = labels or f"app: {name}"
     pod = f"containers: [{{name: c, ports: {ports}}}]" + (f", {spec}" if spec else "")
     template = f"metadata: {{labels: {{{own}}}}}, spec: {{{pod}}}"

@@ -53,7 +53,11 @@ CASES: dict[str, Case] = {
         ["CV0301 error Deployment shop/cart spec.template.metadata.labels[istio.io/use-waypoint]"],
     ),
     "a waypoint in another namespace that is not in the input": (
-        [PLAIN, cart(meta="namespace: shop, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra}"), deployment("cart")],
+        [
+            PLAIN,
+            cart(meta="namespace: shop, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra}"),
+            deployment("cart"),
+        ],
         [],
     ),
     "none asks for nothing": ([PLAIN, cart(meta="labels: {istio.io/use-waypoint: none}"), deployment("cart")], []),
@@ -62,7 +66,13 @@ CASES: dict[str, Case] = {
         [f"CV0302 error Namespace shop {FIELD}"],
     ),
     "a waypoint that does not let the namespace in": (
-        [PLAIN, OTHER, waypoint(where="other"), cart(meta="namespace: shop, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: other}"), deployment("cart")],
+        [
+            PLAIN,
+            OTHER,
+            waypoint(where="other"),
+            cart(meta="namespace: shop, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: other}"),
+            deployment("cart"),
+        ],
         [f"CV0304 error Service shop/cart {FIELD}"],
     ),
     "a waypoint that lets every namespace in": (

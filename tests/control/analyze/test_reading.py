@@ -38,7 +38,10 @@ CASES: dict[str, Case] = {
         [thing("security.istio.com/v1", "AuthorizationPolicy", "p")],
         ["CV0003 error AuthorizationPolicy shop/p apiVersion"],
     ),
-    "a version that is not served": ([thing("networking.istio.io/v9", "VirtualService", "v")], ["CV0003 error VirtualService shop/v apiVersion"]),
+    "a version that is not served": (
+        [thing("networking.istio.io/v9", "VirtualService", "v")],
+        ["CV0003 error VirtualService shop/v apiVersion"],
+    ),
     "a kind without a version": (["{kind: Service, metadata: {name: x}}"], ["CV0003 error Service default/x apiVersion"]),
     "kinds that have nothing to do with the mesh": (
         [
@@ -58,13 +61,24 @@ CASES: dict[str, Case] = {
     "an unknown field": ([cart("{port: 80, targetport: 8080}")], ["CV0011 error Service shop/cart spec.ports[0].targetport"]),
     "a missing field": ([cart("{name: http}")], ["CV0012 error Service shop/cart spec.ports[0].port"]),
     "fields that do not go together": ([ap("p", "action: DENY")], ["CV0013 error AuthorizationPolicy shop/p spec.rules"]),
-    "a name in a list twice": ([dr("d", "host: cart, subsets: [{name: a}, {name: a}]")], ["CV0013 error DestinationRule shop/d spec.subsets[1].name"]),
+    "a name in a list twice": (
+        [dr("d", "host: cart, subsets: [{name: a}, {name: a}]")],
+        ["CV0013 error DestinationRule shop/d spec.subsets[1].name"],
+    ),
     "two objects of one name": ([cart(), cart()], ["CV0020 error Service shop/cart metadata.name"]),
     "two objects of one name, one of them bad": (
         [cart(), cart("{port: 0}")],
         ["CV0010 error Service shop/cart spec.ports[0].port", "CV0020 error Service shop/cart metadata.name"],
     ),
-    "one name in two kinds and in two namespaces": ([*MESH, dr("cart", "host: cart"), namespace("other", AMBIENT), service("cart", "ports: [{port: 80, name: http}]", "namespace: other")], []),
+    "one name in two kinds and in two namespaces": (
+        [
+            *MESH,
+            dr("cart", "host: cart"),
+            namespace("other", AMBIENT),
+            service("cart", "ports: [{port: 80, name: http}]", "namespace: other"),
+        ],
+        [],
+    ),
     "a field that does nothing": (
         [*MESH, dr("d", "host: cart, workloadSelector: {matchLabels: {app: web}}")],
         ["CV0030 warning DestinationRule shop/d spec.workloadSelector"],
@@ -172,7 +186,10 @@ CASES: dict[str, Case] = {
     "a ServiceEntry with the address of a Service": (
         [
             service("a", "clusterIP: 10.0.0.9, ports: [{port: 80}]"),
-            se("b", "hosts: [b.test], addresses: [10.0.0.9], resolution: STATIC, endpoints: [{address: 10.1.1.1}], ports: [{number: 80, name: http}]"),
+            se(
+                "b",
+                "hosts: [b.test], addresses: [10.0.0.9], resolution: STATIC, endpoints: [{address: 10.1.1.1}], ports: [{number: 80, name: http}]",
+            ),
         ],
         ["CV0205 error ServiceEntry shop/b spec.addresses"],
     ),
@@ -199,7 +216,9 @@ def test_finds_in_a_cluster(case: str) -> None:
 
 
 def test_a_refused_policy_says_what_it_denies_meanwhile() -> None:
-    (finding,) = analyze(given(ap("p", "selector: {matchLabels: {app: cart}}, rules: [{from: [{source: {principal: [x]}}]}]")), Options()).findings
+    (finding,) = analyze(
+        given(ap("p", "selector: {matchLabels: {app: cart}}, rules: [{from: [{source: {principal: [x]}}]}]")), Options()
+    ).findings
     assert finding.message == (
         "there is no field principal here; until the object is accepted, all traffic is denied to the pods of namespace shop with app=cart"
     )
