@@ -91,6 +91,29 @@ TUNNELS = (PLAIN, cart(), deployment("cart"))
 """The same without a waypoint."""
 
 
+# More that several tests say.
+
+OTHER = namespace("other", AMBIENT)
+PRICES = (
+    OTHER,
+    service("prices", "selector: {app: prices}, ports: [{port: 80, name: http, targetPort: 8080}]", "namespace: other"),
+    deployment("prices", "other"),
+)
+API = se("api", "hosts: [api.test], resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}]")
+EDGE = istio_gateway("edge", "selector: {app: edge}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [shop.test]}]")
+IN = gateway("in", "gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]")
+BACK = "rules: [{backendRefs: [{name: cart, port: 80}]}]"
+AT_GATEWAY = "parentRefs: [{name: in}]"
+RANDOM = "trafficPolicy: {loadBalancer: {simple: RANDOM}}"
+V1 = dr("d", "host: cart, subsets: [{name: v1, labels: {version: v1}}]")
+VERSIONED = (SHOP, waypoint(), cart(), deployment("cart", labels="app: cart, version: v1"))
+
+
+def to(destination: str, hosts: str = "cart") -> str:
+    """A VirtualService's spec with one rule."""
+    return f"hosts: [{hosts}], http: [{{route: [{{destination: {{{destination}}}}}]}}]"
+
+
 def given(*texts: str) -> Given:
     """Each is a file, called 0.yaml and so on."""
     made = Given()

@@ -168,7 +168,8 @@ CASES: dict[str, Case] = {
             deployment("cart", ports="[]"),
             se(
                 "more",
-                "hosts: [cart.shop.svc.cluster.local], resolution: STATIC, ports: [{number: 81, name: http}], endpoints: [{address: 10.1.1.1}]",
+                "hosts: [cart.shop.svc.cluster.local], resolution: STATIC, ports: [{number: 81, name: http}], "
+                "endpoints: [{address: 10.1.1.1}]",
             ),
         ],
         ["CV0401 warning ServiceEntry shop/more spec.hosts[0]"],

@@ -94,7 +94,8 @@ CASES: dict[str, Case] = {
             *TUNNELS,
             ap(
                 "p",
-                f"{SELECT}, rules: [{{from: [{{source: {{requestPrincipals: [a/b]}}}}]}}, {{when: [{{key: 'request.headers[x]', values: [y]}}]}}]",
+                f"{SELECT}, rules: [{{from: [{{source: {{requestPrincipals: [a/b]}}}}]}}, "
+                f"{{when: [{{key: 'request.headers[x]', values: [y]}}]}}]",
             ),
         ],
         [
@@ -198,7 +199,8 @@ CASES: dict[str, Case] = {
             *TUNNELS,
             ap(
                 "p",
-                f"{SELECT}, rules: [{{from: [{{source: {{notPrincipals: [cluster.local/ns/shpo/sa/x]}}}}], when: [{{key: source.namespace, values: [shpo]}}]}}]",
+                f"{SELECT}, rules: [{{from: [{{source: {{notPrincipals: [cluster.local/ns/shpo/sa/x]}}}}], "
+                f"when: [{{key: source.namespace, values: [shpo]}}]}}]",
             ),
         ],
         [

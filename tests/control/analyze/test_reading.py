@@ -139,7 +139,8 @@ CASES: dict[str, Case] = {
         [
             PLAIN,
             cart(),
-            "{apiVersion: batch/v1, kind: CronJob, metadata: {name: cart, namespace: shop}, spec: {jobTemplate: {spec: {template: {metadata: "
+            "{apiVersion: batch/v1, kind: CronJob, metadata: {name: cart, namespace: shop}, "
+            "spec: {jobTemplate: {spec: {template: {metadata: "
             "{labels: {app: cart}}, spec: {containers: [{name: c}]}}}}}}",
         ],
         [],
@@ -188,7 +189,8 @@ CASES: dict[str, Case] = {
             service("a", "clusterIP: 10.0.0.9, ports: [{port: 80}]"),
             se(
                 "b",
-                "hosts: [b.test], addresses: [10.0.0.9], resolution: STATIC, endpoints: [{address: 10.1.1.1}], ports: [{number: 80, name: http}]",
+                "hosts: [b.test], addresses: [10.0.0.9], resolution: STATIC, endpoints: [{address: 10.1.1.1}], "
+                "ports: [{number: 80, name: http}]",
             ),
         ],
         ["CV0205 error ServiceEntry shop/b spec.addresses"],
