@@ -12,7 +12,7 @@ from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.hosts import Host
 from control.analyze.matches import NO_MATCH, covers, covers_l4, covers_tls
-from control.analyze.world import GATEWAYS, ROUTES, SERVICES, World, near
+from control.analyze.world import DELEGATES, GATEWAYS, SERVICES, World, near
 from mesh.model.l7.notes import Notes, Problem
 from mesh.model.l7.translate.delegates import Delegates, expanded, visible, wanted
 from mesh.model.manifest import IstioGateway, Key, VirtualService
@@ -255,7 +255,7 @@ def _delegates(world: World, every: list[VirtualService], found: Findings) -> No
         for index, rule in enumerate(root.spec.http):
             if rule.delegate is not None:
                 namespace, name = rule.delegate.namespace or root.namespace, rule.delegate.name
-                if (namespace, name) not in delegates and world.knows(ROUTES, namespace):
+                if (namespace, name) not in delegates and world.knows(DELEGATES, namespace):
                     meant = near(name, [service.name for service in every if service.spec.delegated and service.namespace == namespace])
                     message = f"there is no VirtualService {namespace}/{name}: this rule is left out"
                     hint = f"did you mean {meant}?" if meant else "create it, or mend the name"

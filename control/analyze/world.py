@@ -52,8 +52,8 @@ V = TypeVar("V")
 
 SOURCE = "analysis"
 NEAR = 0.7
-PODS, SERVICES, ACCOUNTS, GATEWAYS, ROUTES, LABELS, NAMESPACES, SECRETS = (
-    *("workloads", "services", "service accounts", "Gateways", "VirtualServices", "labels of the namespace", "namespaces", "Secrets"),
+PODS, SERVICES, ACCOUNTS, GATEWAYS, DELEGATES, LABELS, NAMESPACES, SECRETS = (
+    *("workloads", "services", "service accounts", "Gateways", "delegates", "labels of the namespace", "namespaces", "Secrets"),
 )
 SECRET_KINDS = ("Secret", "SealedSecret", "ExternalSecret", "Certificate")
 """What is a Secret, or becomes one."""
@@ -204,8 +204,8 @@ def _present(entries: Iterable[Object], runs: Iterable[Runs], foreign: Iterable[
             found.add((ACCOUNTS, entry.namespace))
         elif isinstance(entry, (Gateway, IstioGateway)):
             found.add((GATEWAYS, entry.namespace))
-        elif isinstance(entry, VirtualService):
-            found.add((ROUTES, entry.namespace))
+        elif isinstance(entry, VirtualService) and entry.spec.delegated:
+            found.add((DELEGATES, entry.namespace))
     found |= {(SECRETS, other.subject.namespace) for other in foreign if other.kind in SECRET_KINDS}
     return found
 

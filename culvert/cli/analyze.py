@@ -18,6 +18,7 @@ from culvert.analysis import files
 from culvert.analysis.document import document
 from culvert.analysis.located import Locator
 from culvert.analysis.sarif import sarif
+from culvert.analysis.table import table
 from culvert.analysis.text import show
 from culvert.cli.output import FAILED, OK, UsageError, console, print_json
 
@@ -55,6 +56,10 @@ def run_analyze(asked: Asked) -> int:
         progress.end()
     _write(asked.output, analysis, texts)
     return FAILED if any(finding.code.severity >= threshold for finding in analysis.findings) else OK
+
+
+def show_codes() -> None:
+    print(table())
 
 
 def _options(asked: Asked) -> tuple[Options, Severity]:

@@ -230,10 +230,14 @@ def analyze(
     ignore: Annotated[list[str] | None, typer.Option("--ignore", help="A code that is not to be reported; may be repeated.")] = None,
     root_namespace: Annotated[str, typer.Option(help="Where policies are for all of the mesh. Default: istio-system.")] = "",
     trust_domain: Annotated[str, typer.Option(help="That of the mesh's identities. Default: cluster.local.")] = "",
+    codes: Annotated[bool, typer.Option("--codes", help="Print what can be found, as a table in Markdown.")] = False,
 ) -> None:
     """Find what is wrong with manifests, with a cluster, or with a cluster that manifests were applied to (-f with --context)."""
-    from culvert.cli.analyze import Asked, run_analyze
+    from culvert.cli.analyze import Asked, run_analyze, show_codes
 
+    if codes:
+        show_codes()
+        return
     asked = Asked(filename or [], context, kubeconfig, namespace or "", output, severity, tuple(ignore or ()), root_namespace, trust_domain)
     raise typer.Exit(run_analyze(asked))
 
