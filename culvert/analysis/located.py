@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from control.analyze import Finding
+from control.analyze.codes.reading import UNKNOWN_FIELD
 from mesh.model.manifest.places import Places
 
 
@@ -33,7 +34,9 @@ class Locator:
         file, begins = self.split(finding.where)
         if not file:
             return Located(finding)
-        place = self._of(file).find(begins, finding.field, finding.subject.rpartition("/")[2].rpartition(" ")[2]) if begins else None
+        name = finding.subject.rpartition("/")[2].rpartition(" ")[2]
+        of_key = finding.code is UNKNOWN_FIELD
+        place = self._of(file).find(begins, finding.field, name, key=of_key) if begins else None
         at = self.split(finding.at)[1]
         # The parser knows the line of a value; where the field itself could not be found, that is nearer than the object's first.
         if place is None or (at and at != place.line and finding.field and place.line == begins):

@@ -57,6 +57,10 @@ def test_fields(line: int, path: str, place: tuple[int, int, int]) -> None:
     assert Places(TEXT).find(line, path) == Place(*place)
 
 
+def test_a_key_can_be_meant_instead_of_its_value() -> None:
+    assert Places(TEXT).find(1, "spec.ports[0].port", key=True) == Place(8, 7, 4)
+
+
 @pytest.mark.parametrize("line", [0, 2, 17, 99])
 def test_where_no_object_begins_there_is_none(line: int) -> None:
     assert Places(TEXT).find(line, "metadata.name") is None

@@ -46,10 +46,11 @@ class Places:
         self._documents = list(documents(text))
         self._objects: dict[int, list[tuple[int, yaml.Node]]] = {}
 
-    def find(self, line: int, path: str, name: str = "") -> Place | None:
+    def find(self, line: int, path: str, name: str = "", *, key: bool = False) -> Place | None:
         """The place of a field, or of the nearest one above it that is written, of the object that begins at `line`.
 
-        Of several objects that begin there, as in JSON without line breaks, the one called `name`, if any is. None where no object does.
+        Of several objects that begin there, as in JSON without line breaks, the one called `name`, if any is. `key`: not of the value, but
+        of the field's name. None where no object begins there.
         """
         index = next((index for index in reversed(range(len(self._documents))) if self._documents[index].line <= line), None)
         if index is None:
@@ -58,7 +59,7 @@ class Places:
         if not found:
             return None
         root = next((root for root in found if _name(root) == name), found[0])
-        return _place(_walk(_Spot(root), path), self._documents[index].line)
+        return _place(_walk(_Spot(root), path), self._documents[index].line, key)
 
     def _objects_of(self, index: int) -> list[tuple[int, yaml.Node]]:
         known = self._objects.get(index)
@@ -117,11 +118,11 @@ def _child(spot: _Spot, step: str, merges: int = 0) -> _Spot | None:
     return None
 
 
-def _place(spot: _Spot, first: int) -> Place:
+def _place(spot: _Spot, first: int, named: bool) -> Place:
     """A scalar on one line stands for itself; anything else is shown by its key, or by what it begins with."""
     value, key = spot.value, spot.key
     node = value
-    if not _on_one_line(value) or not isinstance(value, yaml.ScalarNode):
+    if named or not _on_one_line(value) or not isinstance(value, yaml.ScalarNode):
         if key is not None:
             node = key
         elif isinstance(value, yaml.MappingNode) and value.value:
