@@ -17,13 +17,14 @@ LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "
 
 def sarif(analysis: Analysis, located: Iterable[Located], locator: Locator, version: str) -> dict[str, Any]:
     """`version` is the tool's own."""
-    order = {name: index for index, name in enumerate(CODES)}
+    codes = [CODES[name] for name in sorted(CODES)]
+    order = {code.name: index for index, code in enumerate(codes)}
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [
             {
-                "tool": {"driver": {"name": "culvert", "semanticVersion": version, "rules": [_rule(code) for code in CODES.values()]}},
+                "tool": {"driver": {"name": "culvert", "semanticVersion": version, "rules": [_rule(code) for code in codes]}},
                 "columnKind": "unicodeCodePoints",
                 "results": [_result(entry, order, locator) for entry in located],
                 "properties": {"summary": summary(analysis)},

@@ -117,15 +117,19 @@ def _write(output: str, analysis: Analysis, texts: dict[str, str]) -> None:
 class Progress:
     """A line on a terminal that says what is being done, once that takes longer than people like to wait."""
 
-    def __init__(self) -> None:
-        self._status = Console(stderr=True).status("reading")
-        self._timer = threading.Timer(PATIENCE, self._status.start)
+    def __init__(self, out: Console | None = None, patience: float = PATIENCE) -> None:
+        self._status = (out or Console(stderr=True)).status("reading")
+        self._timer = threading.Timer(patience, self._status.start)
         self._timer.daemon = True
         if self._status.console.is_terminal:
             self._timer.start()
 
     def tell(self, what: str) -> None:
         self._status.update(what)
+
+    def wait(self) -> None:
+        """Until there is something to see."""
+        self._timer.join()
 
     def end(self) -> None:
         self._timer.cancel()

@@ -12,10 +12,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+from rich.console import Console
 
 from culvert.analysis import cluster as live
 from culvert.cli import analyze as command
-from culvert.cli.analyze import Asked, run_analyze
+from culvert.cli.analyze import Asked, Progress, run_analyze
 from culvert.cli.output import UsageError
 from tests.control.kube.fake import FakeCluster
 
@@ -259,6 +260,17 @@ def test_colours_are_for_terminals(shop: Path) -> None:
     assert made.returncode == 1
     assert "\x1b" not in made.stdout
     assert made.stderr == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_who_waits_at_a_terminal_is_told_what_is_being_done(terminal: bool) -> None:
+    said = io.StringIO()
+    progress = Progress(Console(file=said, force_terminal=terminal), patience=0)
+    progress.tell("resolving")
+    if terminal:
+        progress.wait()
+    progress.end()
+    assert ("resolving" in said.getvalue()) is terminal
 
 
 def test_codes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,6 +87,10 @@ CASES: dict[str, Case] = {
         ],
         [],
     ),
+    "destinations of which none has a weight": (
+        [*MESH, vs("v", "hosts: [cart], http: [{route: [{destination: {host: cart}}, {destination: {host: cart}}]}]")],
+        ["CV0013 error VirtualService shop/v spec.http[0].route"],
+    ),
     "tcp and tls lead somewhere too": (
         [
             *MESH[:2],
