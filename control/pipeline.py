@@ -12,6 +12,7 @@ object that changes a thousand times a second costs what ten changes a second co
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -138,6 +139,10 @@ class Pipeline:
 
         changes, entries, proxied = await asyncio.to_thread(work)
         self.mesh.publish(changes)
+        if not self.ready:
+            # What is known from the start stays for long: the collector need not look at it again and again.
+            gc.collect()
+            gc.freeze()
         changed = self.tunnels.apply(entries)
         self._report(changes)
         if changed:

@@ -23,6 +23,7 @@ from control.config import Config
 from control.resolve import Changes
 from control.sources import Sink, SourceState
 from mesh.io.log import setup
+from mesh.io.loop import run
 from mesh.model.manifest import Parsed
 
 TOKEN = "token-of-bench-node-"
@@ -117,7 +118,7 @@ class Plane:
 def main() -> None:
     setup("error", "text")
     with tempfile.TemporaryDirectory(prefix="culvert-bench-") as directory:
-        asyncio.run(Plane(Path(directory)).serve())
+        run(Plane(Path(directory)).serve())
 
 
 if __name__ == "__main__":

@@ -187,8 +187,15 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     name: Name = None,
     state: State = None,
+    control: Annotated[
+        str | None, typer.Option("--control", help="http://HOST:PORT of any control plane's debug port: its sources, and who lags.")
+    ] = None,
 ) -> None:
     """Nodes, processes, pods and their place in the mesh, certificates, the control plane's view, refused manifests."""
+    if control is not None:
+        from culvert.cli.sync import run_sync
+
+        raise typer.Exit(run_sync(control, as_json=as_json))
     from culvert.cli.status import run_status
 
     run_status(layout_of(name, state), as_json=as_json)

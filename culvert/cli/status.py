@@ -43,12 +43,20 @@ def run_status(layout: Layout, *, as_json: bool) -> None:
     _section("PODS")
     columns, wide, row = TABLES["pod"]
     print_table(columns + wide, [row(pod) for pod in found["pods"]], COLOURS, ["DETAIL", "ACCOUNT", "AGE", "RESTARTS", "IP", "READY"])
+    if seen["controlPlane"]["proxies"]:
+        _section("PROXIES")
+        rows = [[item["id"], item["view"], *_sync(item)] for item in seen["controlPlane"]["proxies"]]
+        print_table(["PROXY", "VIEW", "CONTROL-PLANE", "SNAPSHOT"], rows, GOOD_AND_BAD)
     if seen["certificates"]:
         _section("CERTIFICATES")
         rows = [[item["node"], item["identity"], item["state"], _expiry(item["expires"]), item["error"]] for item in seen["certificates"]]
         print_table(["NODE", "IDENTITY", "STATE", "EXPIRES", "PROBLEM"], rows, GOOD_AND_BAD)
     _refused(refusals, explain(layout, refusals))
     show_notes((item["object"], text) for item in seen["notes"] for text in item["notes"])
+    for source, state in seen["controlPlane"]["sources"].items():
+        if state["error"]:
+            old = f"{state['stale_seconds']:.0f} s old at most: " if state["stale_seconds"] is not None else ""
+            note(f"problem: source {source}: {old}{state['error']}")
     for what, why in found["problems"].items():
         note(f"problem: {what}: {why}")
     if supervisor is None:

@@ -23,7 +23,7 @@ def observe(layout: Layout, status: dict[str, Any]) -> dict[str, Any]:
     """`memory` in MB per process; `controlPlane` per node; `certificates` per node and identity; `consequences` of refused policies."""
     seen: dict[str, Any] = {
         "memory": {item["name"]: resident_mb(item["pid"]) for item in status["processes"] if item["pid"]},
-        "controlPlane": {"snapshot": None, "nodes": {}},
+        "controlPlane": {"snapshot": None, "nodes": {}, "proxies": [], "sources": {}},
         "certificates": [],
         "consequences": {},
         "notes": [],
@@ -32,7 +32,12 @@ def observe(layout: Layout, status: dict[str, Any]) -> dict[str, Any]:
         return seen
     sync = ask(layout.control, CONTROL_HTTP_PORT, "/debug/sync")
     if isinstance(sync, dict):
-        seen["controlPlane"] = {"snapshot": sync["snapshot"], "nodes": {item["node"]: _sync(item) for item in sync["clients"]}}
+        seen["controlPlane"] = {
+            "snapshot": sync["snapshot"],
+            "nodes": {item["node"]: _sync(item) for item in sync["clients"] if item["kind"] == "tunnel"},
+            "proxies": [{"id": item["id"], "view": item["kind"], **_sync(item)} for item in sync["clients"] if item["kind"] != "tunnel"],
+            "sources": sync["sources"],
+        }
     seen["consequences"] = refused_consequences(layout)
     seen["notes"] = _notes(layout)
     for node in status["nodes"]:

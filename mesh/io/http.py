@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import json
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -114,8 +115,11 @@ def listen(address: str, backlog: int = 64) -> socket.socket:
 class HttpServer:
     """`routes` maps (method, path) to a handler. GET also answers HEAD; a known path with another method is 405."""
 
-    def __init__(self, routes: Routes, *, loopback_only: bool = False, limits: HttpLimits | None = None) -> None:
+    def __init__(
+        self, routes: Routes, *, loopback_only: bool = False, limits: HttpLimits | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.routes = routes
+        self.tls = tls
         self.loopback_only = loopback_only
         self.limits = limits or HttpLimits()
         self.connections: set[_Connection] = set()
@@ -131,7 +135,7 @@ class HttpServer:
 
     async def serve(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(lambda: _Connection(self), sock=sock))
+        self._servers.append(await loop.create_server(lambda: _Connection(self), sock=sock, ssl=self.tls))
 
     async def close(self, grace: float = 1.0) -> None:
         """Stop listening at once, let requests in progress finish for `grace` seconds, then end all."""
