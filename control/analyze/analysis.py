@@ -17,6 +17,7 @@ from control.analyze import (
     reading,
     routes,
     services,
+    through,
     virtualservices,
     waypoints,
 )
@@ -74,6 +75,7 @@ def analyze(given: Given, options: Options, tell: Tell = lambda _: None) -> Anal
     services.check(world, found, attached.check(world, found))
     tell("looking at policies")
     authorization.check(world, found)
+    through.check(world, found)
     peers.check(world, found)
     wanted = [finding for finding in found.all() if options.namespace in ("", finding.namespace)]
     kept = [finding for finding in wanted if not _is_ignored(finding, given, options)]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from control.analyze.codes import policy as codes
-from control.analyze.covered import at_waypoints, lacking, outside, selected, targets
+from control.analyze.covered import at_waypoints, lacking, outside, reach, selected, targets
 from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.identities import Identities
 from control.analyze.ports import Ports
-from control.analyze.runs import Runs
 from control.analyze.world import PODS, World
-from mesh.model.manifest import AuthorizationPolicy, Key
+from mesh.model.manifest import AuthorizationPolicy
 from mesh.model.manifest.security import DRY_RUN_ANNOTATION, Operation, PolicyRule, Source
 from mesh.model.manifest.shapes import wire_name
 
@@ -131,6 +130,9 @@ def _apart(policy: AuthorizationPolicy, source: Source, path: str, found: Findin
 def _all_denied(world: World, found: Findings) -> None:
     policies = [policy for policy in world.of(AuthorizationPolicy) if policy.annotations.get(DRY_RUN_ANNOTATION) != "true"]
     allowing = [policy for policy in policies if policy.spec.action == "ALLOW" and policy.spec.rules]
+    # A policy at a waypoint lets nobody in at the pods.
+    at_pods = (policy for policy in allowing if not policy.spec.targets)
+    allowed = {id(runs) for policy in at_pods for runs in world.selected(reach(world, policy.namespace), policy.spec.match_labels)}
     for policy in policies:
         if policy.spec.action == "DENY":
             for index, rule in enumerate(policy.spec.rules):
@@ -139,10 +141,12 @@ def _all_denied(world: World, found: Findings) -> None:
                     hint = "say from, to or when; to deny by default, use ALLOW without rules"
                     found.add(codes.DENIES_ALL, about(policy), f"spec.rules[{index}]", message, hint)
         elif policy.spec.action == "ALLOW" and not policy.spec.rules:
-            _allows_nothing(world, policy, allowing, found)
+            _allows_nothing(world, policy, allowing, allowed, found)
 
 
-def _allows_nothing(world: World, policy: AuthorizationPolicy, allowing: list[AuthorizationPolicy], found: Findings) -> None:
+def _allows_nothing(
+    world: World, policy: AuthorizationPolicy, allowing: list[AuthorizationPolicy], allowed: set[int], found: Findings
+) -> None:
     """An ALLOW without rules is the default for what others allow; where no other does, nothing gets in."""
     if policy.spec.targets:
         own = {(target.kind, target.name) for target in policy.spec.targets}
@@ -150,22 +154,15 @@ def _allows_nothing(world: World, policy: AuthorizationPolicy, allowing: list[Au
             message = "an ALLOW policy without rules allows nothing, and no other policy allows anything at its targets"
             found.add(codes.DENIES_ALL, about(policy), "spec", message, "add an ALLOW policy with rules for them")
         return
-    where = policy.namespace if policy.namespace != world.settings.root_namespace else None
+    where = reach(world, policy.namespace)
     if where is not None and not world.knows(PODS, where):
         return
     covered = world.selected(where, policy.spec.match_labels)
-    denied = [runs for runs in covered if not any(_covers(world, other, runs) for other in allowing)]
+    # What no Service leads to may well be a client and nothing else.
+    denied = [runs for runs in covered if world.services_of(runs) and id(runs) not in allowed]
     if denied:
         names = sorted({runs.subject.name for runs in denied})
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         message = f"an ALLOW policy without rules allows nothing, and no other policy allows anything to {', '.join(names[:3])}{more}"
         related = [runs.subject for runs in denied[:3]]
         found.add(codes.DENIES_ALL, about(policy), "spec", message, "add an ALLOW policy with rules for them", related=related)
-
-
-def _covers(world: World, policy: AuthorizationPolicy, runs: Runs) -> bool:
-    if policy.spec.targets:
-        behind = (world.behind(Key(target.kind, policy.namespace, target.name)) for target in policy.spec.targets)
-        return any(runs in made for made in behind)
-    where = policy.namespace
-    return where in (world.settings.root_namespace, runs.namespace) and runs in world.selected(runs.namespace, policy.spec.match_labels)

@@ -8,9 +8,10 @@ from control.analyze.codes import policy as codes
 from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.hosts import Host
+from control.analyze.near import near
 from control.analyze.runs import Runs
 from control.analyze.services import suggestion, written
-from control.analyze.world import GATEWAYS, PODS, SERVICES, World, near
+from control.analyze.world import GATEWAYS, PODS, SERVICES, World
 from control.resolve.l7.ports import guard
 from control.resolve.l7.views import View
 from control.resolve.waypoints import USE_WAYPOINT, gateway_key

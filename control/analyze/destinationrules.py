@@ -9,8 +9,9 @@ from control.analyze.destinations import looked_up
 from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.hosts import Host
+from control.analyze.near import near
 from control.analyze.services import written
-from control.analyze.world import PODS, SERVICES, World, near
+from control.analyze.world import PODS, SERVICES, World
 from control.resolve.policies import mtls_modes
 from mesh.model.l7.notes import Problem
 from mesh.model.l7.translate.destination_rule import merge
@@ -42,7 +43,7 @@ def _unknown(world: World, rule: DestinationRule, full: str, found: Findings) ->
     meant = world.hosts.meant(full)
     if not meant and not world.knows(SERVICES, world.hosts.namespace_of(full) or rule.namespace):
         return
-    meant = meant or near(full, world.hosts)
+    meant = meant or world.hosts.near(full)
     hint = f"did you mean {meant}?" if meant else "mend the name, or declare the host"
     found.add(codes.RULE_OF_UNKNOWN_HOST, about(rule), "spec.host", f"there is no service {full}: the rule never applies", hint)
 

@@ -9,7 +9,8 @@ from control.analyze.codes import traffic as codes
 from control.analyze.findings import Findings
 from control.analyze.given import Subject, about
 from control.analyze.hosts import Host
-from control.analyze.world import SERVICES, World, near
+from control.analyze.near import near
+from control.analyze.world import SERVICES, World
 from control.resolve.l7.lookup import destination_rule
 from control.resolve.l7.views import View
 from mesh.model.l7.profile import Kind
@@ -94,29 +95,19 @@ def _unknown(world: World, reference: Reference, found: Findings) -> None:
         message = f"there is no service {reference.host}: only a name without a dot is completed"
         found.add(codes.UNKNOWN_HOST, reference.subject, reference.host_field, message, f"did you mean {meant}?")
     elif world.knows(SERVICES, namespace or reference.namespace):
-        found.add(
-            codes.UNKNOWN_HOST,
-            reference.subject,
-            reference.host_field,
-            f"there is no service {reference.host}",
-            _near(world, reference.host),
-        )
+        message = f"there is no service {reference.host}"
+        found.add(codes.UNKNOWN_HOST, reference.subject, reference.host_field, message, _hint(world, reference.host))
 
 
-def _near(world: World, name: str) -> str:
+def _hint(world: World, name: str) -> str:
+    meant = world.hosts.near(name)
     namespace = world.hosts.namespace_of(name)
-    if not namespace:
-        other = near(name, world.hosts)
-        return f"did you mean {other}?" if other else "make it known by a ServiceEntry"
-    short = name.partition(".")[0]
-    own = {other.partition(".")[0]: other for other in world.hosts if world.hosts.namespace_of(other) == namespace}
-    meant = near(short, own)
     if meant:
-        return f"did you mean {own[meant]}?"
-    elsewhere = sorted(other for other in world.hosts if world.hosts.namespace_of(other) and other.partition(".")[0] == short)
-    if elsewhere:
-        return f"did you mean {elsewhere[0]}?"
-    return f"services of {namespace}: {', '.join(sorted(own))}" if own else f"create a Service {short} in {namespace}"
+        return f"did you mean {meant}?"
+    if not namespace:
+        return "make it known by a ServiceEntry"
+    own = world.hosts.services_of(namespace)
+    return f"services of {namespace}: {', '.join(own[:10])}" if own else f"create a Service {name.partition('.')[0]} in {namespace}"
 
 
 def _external(world: World, name: str) -> Service | None:

@@ -8,8 +8,9 @@ from control.analyze.codes import traffic as codes
 from control.analyze.findings import Findings
 from control.analyze.given import Foreign, about
 from control.analyze.grants import granted
+from control.analyze.near import near
 from control.analyze.services import suggestion, written
-from control.analyze.world import SECRET_KINDS, SECRETS, World, near
+from control.analyze.world import SECRET_KINDS, SECRETS, World
 from mesh.model.manifest import Gateway, GatewayClass, IstioGateway
 from mesh.model.manifest.gatewayapi import GROUP
 from mesh.model.manifest.gatewayapi.gateways import WAYPOINT_CLASS

@@ -164,7 +164,7 @@ def _is_foreign(node: Node, refused: Refused) -> bool:
 
 def _alike(group: str, own: str) -> bool:
     """Whether one is probably meant to be the other: `networking.istio.com`, `gateway.networking.io`."""
-    return bool({*group.split(".")} & ({*own.split(".")} - {"io", "k8s", "networking"})) or group == "networking"
+    return bool({*group.split(".")} & ({*own.split(".")} - {"io", "k8s", "networking"}))
 
 
 # Where kinds that make pods keep what they make them from.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from control.analyze.near import near
 from control.resolve import MeshSettings
 from control.resolve.services import EXPORT_ANNOTATION, app_protocol, names_of
 from mesh.model.l7.translate.delegates import visible
@@ -54,10 +55,15 @@ class Hosts:
         self._found: dict[str, list[Host]] = {}
         self._wild: dict[str, list[Host]] = {}
         self._by_key: dict[Key, list[Host]] = {}
+        self._services: dict[str, list[str]] = {}
+        self._namespaces: dict[str, list[str]] = {}
         for entry in entries:
             for host in _hosts(entry, settings):
                 self._found.setdefault(host.name, []).append(host)
                 self._by_key.setdefault(host.key, []).append(host)
+                if isinstance(entry, Service):
+                    self._services.setdefault(host.namespace, []).append(entry.name)
+                    self._namespaces.setdefault(entry.name, []).append(host.namespace)
                 if host.name.startswith("*."):
                     self._wild.setdefault(host.name[1:], []).append(host)
 
@@ -97,6 +103,22 @@ class Hosts:
         """The namespace that a Service of this name would be in; "" for other names."""
         rest = name.removesuffix(f".svc.{self._domain}")
         return rest.rpartition(".")[2] if rest != name and rest.count(".") == 1 else ""
+
+    def services_of(self, namespace: str) -> list[str]:
+        return sorted(self._services.get(namespace, ()))
+
+    def near(self, name: str) -> str:
+        """The host that was probably meant by one that is not there, or "": a service that is called so in its namespace, or just so in
+        another; of other names one that is much the same.
+        """
+        namespace, short = self.namespace_of(name), name.partition(".")[0]
+        if not namespace:
+            return near(name, (other for other in self._found if not self.namespace_of(other)))
+        meant = near(short, self._services.get(namespace, ()))
+        if meant:
+            return self.of_service(meant, namespace)
+        elsewhere = sorted(self._namespaces.get(short, ()))
+        return self.of_service(short, elsewhere[0]) if elsewhere else ""
 
     def meant(self, name: str) -> str:
         """The full name, where `reviews.shop` or `reviews.shop.svc` stands for one that there is."""

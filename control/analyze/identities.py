@@ -13,7 +13,8 @@ from control.analyze.codes import policy as codes
 from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.namespaces import MADE_BY_CLUSTERS
-from control.analyze.world import ACCOUNTS, World, near
+from control.analyze.near import near
+from control.analyze.world import ACCOUNTS, NAMESPACES, World
 from mesh.model.manifest import AuthorizationPolicy, Gateway, IstioGateway, ServiceAccount, ServiceEntry, WorkloadEntry
 from mesh.model.manifest.security import PolicyRule
 
@@ -89,7 +90,7 @@ class Identities:
             hint = f"did you mean {meant}?" if meant else "mend the name, or create the namespace"
             self._found.add(codes.UNKNOWN_NAMESPACE, about(policy), field, f"there is no namespace {namespace}", hint)
         else:
-            self._world.unchecked.add(("namespaces", namespace))
+            self._world.unchecked.add((NAMESPACES, namespace))
         return False
 
     def _account(self, policy: AuthorizationPolicy, namespace: str, account: str, field: str) -> None:

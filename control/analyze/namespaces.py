@@ -5,8 +5,9 @@ from __future__ import annotations
 from control.analyze.codes import reading as codes
 from control.analyze.findings import Findings
 from control.analyze.given import Subject, about
+from control.analyze.near import near
 from control.analyze.runs import Runs
-from control.analyze.world import NAMESPACES, World, near
+from control.analyze.world import NAMESPACES, World
 from mesh.model.enrolment import EXCLUDED_NAMESPACES, MODE_AMBIENT, MODE_LABEL, MODE_NONE, SIDECAR_ANNOTATION
 from mesh.model.manifest import Namespace
 

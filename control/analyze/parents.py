@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from control.analyze.codes import traffic as codes
 from control.analyze.findings import Findings
 from control.analyze.given import about
-from control.analyze.world import GATEWAYS, LABELS, SERVICES, World, near
+from control.analyze.near import near
+from control.analyze.world import GATEWAYS, LABELS, SERVICES, World
 from mesh.model.l7.translate.attached import NETWORKING, AnyRoute
 from mesh.model.manifest import Gateway, IstioGateway, Key, Service, ServiceEntry
 from mesh.model.manifest.gatewayapi import GROUP

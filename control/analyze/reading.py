@@ -8,7 +8,8 @@ from control.analyze.codes import Code
 from control.analyze.codes import reading as codes
 from control.analyze.findings import Findings
 from control.analyze.given import Refusals, Subject, about
-from control.analyze.world import World, near
+from control.analyze.near import near
+from control.analyze.world import World
 from mesh.model.errors import Flaw, Refusal
 from mesh.model.manifest import Key, unsupported
 from mesh.model.manifest.kinds import SERVED

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from control.analyze.codes import reading as codes
 from control.analyze.findings import Findings
 from control.analyze.given import Subject, about
+from control.analyze.near import near
 from control.analyze.runs import Runs
-from control.analyze.world import PODS, World, near
+from control.analyze.world import PODS, World
 from control.resolve.services import app_protocol, holder
 from control.resolve.waypoints import GATEWAY_NAME
 from mesh.model.manifest import Key, Service, ServicePort

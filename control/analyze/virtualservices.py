@@ -12,7 +12,8 @@ from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.hosts import Host
 from control.analyze.matches import NO_MATCH, covers, covers_l4, covers_tls
-from control.analyze.world import DELEGATES, GATEWAYS, SERVICES, World, near
+from control.analyze.near import near
+from control.analyze.world import DELEGATES, GATEWAYS, SERVICES, World
 from mesh.model.l7.notes import Notes, Problem
 from mesh.model.l7.translate.delegates import Delegates, expanded, visible, wanted
 from mesh.model.manifest import IstioGateway, Key, VirtualService
@@ -88,22 +89,23 @@ def _order(service: VirtualService, found: Findings) -> None:
     spec = service.spec
     http = [rule.match or (NO_MATCH,) for rule in spec.http]
     tcp = [rule.match or (L4Match(),) for rule in spec.tcp]
-    for kind, index, by in (
+    for kind, index, before in (
         *(("http", *pair) for pair in unreachable(http, covers)),
         *(("tls", *pair) for pair in unreachable([rule.match for rule in spec.tls], covers_tls)),
         *(("tcp", *pair) for pair in unreachable(tcp, covers_l4)),
     ):
-        message = f"this rule is never reached: spec.{kind}[{by}], before it, takes all that it matches"
-        found.add(codes.UNREACHABLE_RULE, about(service), f"spec.{kind}[{index}]", message, f"move it before spec.{kind}[{by}]")
+        rules = " and ".join(f"spec.{kind}[{other}]" for other in before)
+        message = f"this rule is never reached: {rules}, before it, {'takes' if len(before) == 1 else 'take'} all that it matches"
+        found.add(codes.UNREACHABLE_RULE, about(service), f"spec.{kind}[{index}]", message, f"move it before spec.{kind}[{before[0]}]")
 
 
-def unreachable(rules: Sequence[Sequence[M]], takes: Callable[[M, M], bool]) -> Iterator[tuple[int, int]]:
+def unreachable(rules: Sequence[Sequence[M]], takes: Callable[[M, M], bool]) -> Iterator[tuple[int, list[int]]]:
     """Of rules, each a list of matches, of which the first that matches counts: which are never reached, and because of which."""
     seen: list[tuple[int, M]] = []
     for index, matches in enumerate(rules):
         before = [next((other for other, earlier in seen if takes(earlier, match)), None) for match in matches]
         if all(other is not None for other in before):
-            yield index, max(other for other in before if other is not None)
+            yield index, sorted({other for other in before if other is not None})
         seen += [(index, match) for match in matches]
 
 
@@ -121,7 +123,7 @@ def _hosts(world: World, service: VirtualService, found: Findings) -> None:
         # With gateways beside it the host may be there for those alone.
         if not meant and (service.spec.gateways or not world.knows(SERVICES, world.hosts.namespace_of(full) or service.namespace)):
             continue
-        meant = meant or near(full, world.hosts)
+        meant = meant or world.hosts.near(full)
         hint = f"did you mean {meant}?" if meant else "mend the name, or declare the host"
         message = f"there is no service {full}, so that these rules are for nobody"
         found.add(codes.ROUTES_UNKNOWN_HOST, about(service), f"spec.hosts[{index}]", message, hint)

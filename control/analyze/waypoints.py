@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from control.analyze.codes import mesh as codes
 from control.analyze.findings import Findings
 from control.analyze.given import Subject, about
-from control.analyze.world import GATEWAYS, LABELS, World, near
+from control.analyze.near import near
+from control.analyze.world import GATEWAYS, LABELS, World
 from control.resolve.waypoints import SERVICES, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, WAYPOINT_FOR, WORKLOADS, asked_of, asks
 from mesh.model.enrolment import MODE_AMBIENT, MODE_LABEL
 from mesh.model.manifest import Gateway, Key, Namespace, Service, ServiceEntry, WorkloadEntry
@@ -124,7 +125,7 @@ def _inside(world: World, ask: Ask, found: Findings) -> None:
     namespace = world.namespaces.get(ask.namespace)
     ambient = namespace is not None and namespace.labels.get(MODE_LABEL) == MODE_AMBIENT
     if ask.kind == WORKLOADS:
-        outside = any(runs.subject == ask.subject and runs.in_mesh is False for runs in world.runs)
+        outside = any(runs.subject == ask.subject and runs.in_mesh is False for runs in world.runs_in(ask.namespace))
     else:
         outside = not ambient and not any(runs.in_mesh for runs in world.runs_in(ask.namespace))
     if outside:

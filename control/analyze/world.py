@@ -14,7 +14,6 @@ remembered in `unchecked`.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar, cast
 
 from control.analyze.given import Foreign, Given
@@ -51,7 +50,6 @@ A = TypeVar("A", bound=Hashable)
 V = TypeVar("V")
 
 SOURCE = "analysis"
-NEAR = 0.7
 PODS, SERVICES, ACCOUNTS, GATEWAYS, DELEGATES, LABELS, NAMESPACES, SECRETS = (
     *("workloads", "services", "service accounts", "Gateways", "delegates", "labels of the namespace", "namespaces", "Secrets"),
 )
@@ -107,6 +105,10 @@ class World:
     def behind(self, key: Key) -> list[Runs]:
         """What runs behind a Service or ServiceEntry."""
         return self._behind.get(key, [])
+
+    def services_of(self, runs: Runs) -> tuple[Key, ...]:
+        """The Services and ServiceEntries that it is behind."""
+        return self.ask(services_for, (runs.namespace, labels_of(runs.labels)))
 
     def entries_behind(self, key: Key) -> list[WorkloadEntry]:
         return self._entries_behind.get(key, [])
@@ -181,16 +183,11 @@ class World:
 
     def _index_services(self) -> None:
         for runs in self.runs:
-            for key in self.ask(services_for, (runs.namespace, labels_of(runs.labels))):
+            for key in self.services_of(runs):
                 self._behind.setdefault(key, []).append(runs)
         for entry in self.of(WorkloadEntry):
             for key in self.ask(services_for, (entry.namespace, labels_of({**entry.labels, **entry.spec.labels}))):
                 self._entries_behind.setdefault(key, []).append(entry)
-
-
-def near(name: str, candidates: Iterable[str]) -> str:
-    """The candidate that was probably meant, or ""."""
-    return next(iter(get_close_matches(name, list(candidates), 1, NEAR)), "")
 
 
 def _present(entries: Iterable[Object], runs: Iterable[Runs], foreign: Iterable[Foreign]) -> set[tuple[str, str]]:

@@ -66,6 +66,13 @@ NO_REQUESTS: Final = Code(
     "The port speaks no HTTP. There an ALLOW rule allows nothing, and a DENY rule denies without looking at what it asks. Set the port's "
     "appProtocol if it is HTTP after all.",
 )
+WAYPOINT_OUT: Final = Code(
+    "CV0817",
+    ERROR,
+    "A policy keeps a waypoint out",
+    "At the pods the waypoint is the peer, not its client: what comes through it is denied. Let the waypoint's identity in there, and say "
+    "who may be its client in a policy that targets the Service.",
+)
 
 # Mutual TLS
 

@@ -212,8 +212,20 @@ CASES: dict[str, Case] = {
     "nothing is allowed": ([*TUNNELS, ap("p", "")], ["CV0809 warning AuthorizationPolicy shop/p spec"]),
     "nothing but what another allows": ([*TUNNELS, ap("p", ""), ap("q", operation("ports: ['8080']"))], []),
     "nothing but what another allows to some": (
-        [*TUNNELS, WEB, ap("p", ""), ap("q", operation("ports: ['8080']"))],
+        [
+            *TUNNELS,
+            WEB,
+            service("web", "selector: {app: web}, ports: [{port: 80, name: http, targetPort: 8080}]"),
+            ap("p", ""),
+            ap("q", operation("ports: ['8080']")),
+        ],
         ["CV0809 warning AuthorizationPolicy shop/p spec"],
+    ),
+    "nothing to what is only a client": ([*TUNNELS, WEB, ap("p", ""), ap("q", operation("ports: ['8080']"))], []),
+    "nothing in the whole mesh": ([*TUNNELS, ap("p", "", "istio-system")], ["CV0809 warning AuthorizationPolicy istio-system/p spec"]),
+    "nothing at the pods but what is allowed at a waypoint": (
+        [*MESH, ap("p", "", "istio-system"), ap("q", operation("methods: [GET]", TARGET))],
+        ["CV0809 warning AuthorizationPolicy istio-system/p spec"],
     ),
     "nothing in files without pods": ([ap("p", "")], []),
     "nothing is allowed at a target": ([*MESH, ap("p", TARGET)], ["CV0809 warning AuthorizationPolicy shop/p spec"]),
@@ -260,6 +272,35 @@ CASES: dict[str, Case] = {
     "requests on a port of TCP": (
         [*MESH[:2], cart("{port: 80, name: tcp, targetPort: 8080}"), MESH[3], ap("p", operation("methods: [GET]", TARGET))],
         ["CV0816 warning AuthorizationPolicy shop/p spec.rules[0]"],
+    ),
+    # What comes through a waypoint
+    "a client is let in where the waypoint comes": (
+        [*MESH, WEB, ap("p", source("principals: [cluster.local/ns/shop/sa/web]"))],
+        ["CV0817 error AuthorizationPolicy shop/p spec.rules"],
+    ),
+    "a client is let in where nobody else comes": ([*TUNNELS, WEB, ap("p", source("principals: [cluster.local/ns/shop/sa/web]"))], []),
+    "the waypoint is let in": ([*MESH, ap("p", source("principals: [cluster.local/ns/shop/sa/wp]"))], []),
+    "the waypoint is let in by another policy": (
+        [*MESH, WEB, ap("p", source("principals: [cluster.local/ns/shop/sa/web]")), ap("q", source("namespaces: [shop]"))],
+        [],
+    ),
+    "the waypoint is let in as anybody": ([*MESH, ap("p", operation("ports: ['8080']"))], []),
+    "the waypoint is denied": (
+        [
+            *MESH,
+            WEB,
+            ap("p", f"action: DENY, {source('notPrincipals: [cluster.local/ns/shop/sa/web]')}"),
+        ],
+        ["CV0817 error AuthorizationPolicy shop/p spec.rules[0]"],
+    ),
+    "somebody else is denied": (
+        [*MESH, WEB, ap("p", f"action: DENY, {source('principals: [cluster.local/ns/shop/sa/web]')}")],
+        [],
+    ),
+    "addresses are let in, and that of the waypoint is not known": ([*MESH, ap("p", source("ipBlocks: [10.0.0.0/8]"))], []),
+    "a policy of the namespace keeps the waypoint out": (
+        [*MESH, WEB, ap("p", "rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]")],
+        ["CV0817 error AuthorizationPolicy shop/p spec.rules"],
     ),
     # Who enforces
     "a policy for pods outside": (
