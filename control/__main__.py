@@ -8,7 +8,7 @@ from control.app import serve
 from control.config import from_environment
 from mesh.io.log import setup
 from mesh.io.loop import run
-from mesh.model.errors import ConfigError
+from mesh.model.errors import ConfigError, CulvertError
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
         return 2
     try:
         run(serve(config))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (CulvertError, OSError, ValueError, RuntimeError) as error:
         sys.stderr.write(f"culvert control: {error}\n")
         return 2
     return 0

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import timedelta
 
 import grpc
 import grpc.aio
 
 from control.admin import routes
-from control.authority import SERVING_LIFE, load_or_create
-from control.certificates import CertificateService
+from control.auth.tokens import NodeTokens
+from control.ca import CaSettings, CertificateAuthority, DirectoryStore
+from control.ca.make import Lives
 from control.config import Config
 from control.metrics import Metrics
 from control.pipeline import Pipeline
 from control.resolve import Mesh, MeshSettings
 from control.sources import Feed
 from control.sources.files import FilesSource
-from control.tokens import NodeTokens
 from control.xds.messages import Refusal
 from control.xds.proxies import PROXY_TYPES
 from control.xds.server import ANONYMOUS, Hello, View, XdsServer
@@ -29,6 +29,7 @@ from mesh.io.log import Log
 
 MAX_REQUEST = 32 << 20  # a client names every resource that it holds
 DRAIN = 2.0
+ROOTS, COMMANDS = "root-cert.pem", "command.sock"  # in the CA's directory
 
 log = Log("control")
 
@@ -39,7 +40,6 @@ class ControlPlane:
     def __init__(self, config: Config, sources: Sequence[Feed] | None = None) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.authority = load_or_create(config.ca_dir, config.trust_domain)
         self.ports: dict[str, int] = {}
         tokens = NodeTokens(config.node_tokens)
         settings = MeshSettings(config.root_namespace, config.trust_domain, config.cluster, config.cluster_domain)
@@ -47,16 +47,28 @@ class ControlPlane:
         self.xds = XdsServer(tokens, self._view, self.metrics)
         feeds: Sequence[Feed] = sources if sources is not None else (FilesSource(config.manifests),)
         self.pipeline = Pipeline(self.mesh, feeds, self.xds, self.metrics)
-        self.certificates = CertificateService(self.authority, tokens, self.mesh.runs_on, config.cert_ttl, self.metrics)
-        self.http = HttpServer(routes(self.xds, self.pipeline, self.metrics))
+        self.ca = CertificateAuthority(
+            CaSettings(
+                config.trust_domain,
+                config.cert_ttl,
+                Lives(intermediate=timedelta(seconds=config.intermediate_ttl)),
+                config.ca_mount,
+                config.ca_dir / ROOTS,
+            ),
+            DirectoryStore(config.ca_dir),
+            tokens,
+            self.mesh.runs_on,
+            self.mesh.nodes,
+            self.metrics.registry,
+            config.ca_dir / COMMANDS,
+        )
+        self.http = HttpServer({**routes(self.xds, self.pipeline, self.metrics), **self.ca.routes()})
         self._stopping = asyncio.Event()
         self._grpc: grpc.aio.Server | None = None
-        self._serving = (b"", b"")
-        self._renew_at = datetime.min.replace(tzinfo=UTC)
-        self.metrics.root_expiry.set(self.authority.not_after.timestamp())
 
     async def start(self) -> None:
-        """Listen everywhere. OSError or RuntimeError where an address is taken."""
+        """Listen everywhere. OSError or RuntimeError where an address is taken; ConfigError where the CA cannot be used."""
+        await self.ca.start()
         options = [
             ("grpc.max_receive_message_length", MAX_REQUEST),
             ("grpc.max_send_message_length", -1),
@@ -68,9 +80,9 @@ class ControlPlane:
             ("grpc.keepalive_timeout_ms", 10_000),
         ]
         server = self._grpc = grpc.aio.server(options=options)
-        server.add_generic_rpc_handlers((self.xds.handler(), self.certificates.handler()))
+        server.add_generic_rpc_handlers((self.xds.handler(), *self.ca.handlers()))
         if self.config.xds_address:
-            credentials = grpc.dynamic_ssl_server_credentials(self._certificate(), lambda: self._certificate(), False)
+            credentials = self.ca.serving(self.config.server_names).credentials()
             self.ports["xds"] = server.add_secure_port(self.config.xds_address, credentials)
         if self.config.xds_plaintext:
             self.ports["plaintext"] = server.add_insecure_port(self.config.xds_plaintext)
@@ -82,9 +94,10 @@ class ControlPlane:
     async def run(self) -> None:
         """Until `stop` is called or a source fails for good."""
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(self.pipeline.run())
+            tasks = [group.create_task(self.pipeline.run()), group.create_task(self.ca.run())]
             await self._stopping.wait()
-            task.cancel()
+            for task in tasks:
+                task.cancel()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -93,6 +106,7 @@ class ControlPlane:
         if self._grpc is not None:
             await self._grpc.stop(DRAIN)
         await self.http.close()
+        await self.ca.close()
 
     async def _view(self, hello: Hello) -> View:
         if hello.type_url in TUNNEL_TYPES:
@@ -102,14 +116,6 @@ class ControlPlane:
         if hello.type_url in PROXY_TYPES:
             return await self.pipeline.proxies.open(hello)
         raise Refusal(f"unknown type {hello.type_url!r}: expected one of {', '.join((*TUNNEL_TYPES, *PROXY_TYPES))}")
-
-    def _certificate(self) -> grpc.ServerCertificateConfiguration:
-        """What our own port shows; made anew at half of its life. gRPC asks at every handshake, from a thread of its own."""
-        now = datetime.now(UTC)
-        if now >= self._renew_at:
-            self._serving = self.authority.serving(self.config.server_names)
-            self._renew_at = now + SERVING_LIFE / 2
-        return grpc.ssl_server_certificate_configuration([self._serving])
 
 
 async def serve(config: Config) -> None:

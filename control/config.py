@@ -28,7 +28,7 @@ class Config:
     """CULVERT_MANIFESTS: directories of YAML files, separated by colons. Required."""
 
     ca_dir: Path
-    """CULVERT_CA_DIR: where the root's key (0600) and certificate are kept; made if missing. Required."""
+    """CULVERT_CA_DIR: where the CA's state and keys (0600) are kept, its roots published, and commands taken; made if missing. Required."""
 
     node_tokens: Path
     """CULVERT_NODE_TOKENS: directory with one file per node, named as the node, holding its bearer token. Required."""
@@ -53,6 +53,12 @@ class Config:
 
     cert_ttl: int = DAY
     """CULVERT_CERT_TTL: lifetime of workload certificates that ask for none, and the longest that is given. Seconds, 1 to 90 days."""
+
+    ca_mount: Path | None = None
+    """CULVERT_CA_MOUNT: directory of a CA that others keep: Istio's `cacerts`, or a Secret of cert-manager. Default: off, our own CA."""
+
+    intermediate_ttl: int = 365 * DAY
+    """CULVERT_INTERMEDIATE_TTL: lifetime of our own intermediate, which is renewed at half of it. Seconds, 1 minute to 10 years."""
 
     cluster: str = "Kubernetes"
     """CLUSTER_ID: prefix of workloads' uids."""
@@ -112,6 +118,10 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
     if not ttl.isascii() or not ttl.isdigit() or not 1 <= int(ttl) <= LONGEST_LEAF:
         refuse("CULVERT_CERT_TTL", ttl, f"seconds from 1 to {LONGEST_LEAF}")
         ttl = "1"
+    intermediate = source.get("CULVERT_INTERMEDIATE_TTL") or str(Config.intermediate_ttl)
+    if not intermediate.isascii() or not intermediate.isdigit() or not 60 <= int(intermediate) <= 3650 * DAY:
+        refuse("CULVERT_INTERMEDIATE_TTL", intermediate, f"seconds from 60 to {3650 * DAY}")
+        intermediate = "60"
     config = Config(
         manifests=manifests,
         ca_dir=Path(required("CULVERT_CA_DIR")),
@@ -123,6 +133,8 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
         root_namespace=named("CULVERT_ROOT_NAMESPACE", Config.root_namespace, DNS_LABEL),
         trust_domain=named("CULVERT_TRUST_DOMAIN", Config.trust_domain, DNS_NAME),
         cert_ttl=int(ttl),
+        ca_mount=Path(mount) if (mount := source.get("CULVERT_CA_MOUNT", "")) else None,
+        intermediate_ttl=int(intermediate),
         cluster=source.get("CLUSTER_ID") or Config.cluster,
         cluster_domain=named("CULVERT_CLUSTER_DOMAIN", Config.cluster_domain, DNS_NAME),
         instance=source.get("CULVERT_INSTANCE", ""),

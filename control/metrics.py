@@ -62,10 +62,6 @@ class Metrics:
         self.policies = Gauge("culvert_policies", "L4 policies served", registry=self.registry)
         self.snapshot = Gauge("culvert_snapshot", "Number of the snapshot that is served", registry=self.registry)
         self.resolve_seconds = Histogram("culvert_resolve_seconds", "From reading the sources to a new snapshot", registry=self.registry)
-        self.csr = Counter("citadel_server_csr_count", "Certificate requests", registry=self.registry)
-        self.csr_failed = Counter("citadel_server_csr_failures", "Refused certificate requests, by kind", ["kind"], registry=self.registry)
-        self.issued = Counter("citadel_server_success_cert_issuance_count", "Certificates issued", registry=self.registry)
-        self.root_expiry = Gauge("citadel_server_root_cert_expiry_timestamp", "When the root expires, Unix seconds", registry=self.registry)
 
     def push(self, type_url: str, size: int, seconds: float) -> None:
         """A response of `size` bytes was sent."""

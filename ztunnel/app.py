@@ -38,6 +38,7 @@ from ztunnel.metrics import Metrics
 from ztunnel.outbound import Outbound
 from ztunnel.pods import Pods
 from ztunnel.pool import Pool, PoolLimits
+from ztunnel.trust import Follower
 from ztunnel.view import View
 from ztunnel.xds import XdsClient
 from ztunnel.zds import ZdsClient, read_mark
@@ -69,6 +70,7 @@ class App:
         ca_target = GrpcTarget(config.ca_address, config.ca_root_ca, config.ca_server_name, config.auth_token, config.cluster_id)
         self.ca = CertificateAuthority(ca_target, Keysmith(), config.secret_ttl)
         self.certificates = Certificates(self.ca.fetch, self._renewed)
+        self.follower = Follower(self.ca, self.certificates, None if ca_target.plaintext else config.ca_root_ca)
         self.pool: Pool[Tunnel, Outbound] = Pool(PoolLimits(streams_per_tunnel=config.pool_streams, idle=config.pool_idle), Tunnel.drain)
         self.deps = Deps(
             config, self.view, self.certificates, self.pool, self.registry, Spare(), self._choose, lambda: self._random.randbytes(24), set()
@@ -96,7 +98,7 @@ class App:
             await self.readiness_server.start(self.config.readiness_address)
             await self.metrics_server.start(self.config.metrics_address)
             await self.admin_server.start(self.config.admin_address)
-            for work in (self.xds.run(), self.zds.run(), self._housekeeping()):
+            for work in (self.xds.run(), self.zds.run(), self.follower.run(), self._housekeeping()):
                 self.deps.spawn(work)
             await self.stopping.wait()
             await self._drain()
@@ -163,6 +165,7 @@ class App:
             states[entry.state(now).value] = states.get(entry.state(now).value, 0) + 1
         for state in ("Available", "Initializing", "Unavailable"):
             self.metrics.certificates.set(states.get(state, 0), state)
+        self.metrics.ca_followed.set(self.follower.connected)
         self.metrics.tunnels.set(self.pool.size, "outbound")
         self.metrics.tunnels.set(sum(len(pod.tunnels) for pod in self.pods.pods.values()), "inbound")
         self.metrics.log_dropped.set(self._access_sink.dropped)

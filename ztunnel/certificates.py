@@ -5,6 +5,8 @@ it on the event loop. Times are seconds since the epoch, since that is what a ce
 
 - A certificate is fetched once for all that want it, at most `PARALLEL` at a time; identities that have none come before renewals.
 - Renewal at not_before + (not_after - not_before) / 2. Tunnels that run keep the certificate they began with; new ones use the new.
+- A CA that announces what certificates must be from (`announce`, see `trust`) has those from anything else renewed at once. An answer may
+  still be from before, of a replica that does not know yet: it is used, and asked for again as after a failure.
 - A failed fetch is tried again after 1 s, doubling to 150 s; meanwhile the old certificate serves as long as it is valid.
 - An expired certificate is not used: connections fail with NO_CERTIFICATE.
 """
@@ -60,6 +62,8 @@ class Schedule:
 
     def __init__(self, parallel: int = PARALLEL) -> None:
         self.entries: dict[Identity, Entry] = {}
+        self.trust = ""
+        """What certificates must be from; "" while nobody says."""
         self._parallel = parallel
         self._fetching: set[Identity] = set()  # also those that nobody wants any more
 
@@ -94,6 +98,26 @@ class Schedule:
             return None
         return entry.credentials
 
+    def announce(self, trust: str, now: float) -> None:
+        """Certificates must be from `trust` from now on; "": nobody says any more. Those that are not are due."""
+        self.trust = trust
+        for entry in self.entries.values():
+            if self._stale(entry) and entry.due is not None:
+                entry.due = min(entry.due, now)
+                entry.retry = RETRY_FIRST
+
+    def held(self) -> tuple[int, int]:
+        """How many certificates there are, and how many are, or may turn out to be, from something else than what was announced.
+
+        A fetch under way counts as such: it may have been answered before the announcement.
+        """
+        certificates = sum(entry.credentials is not None for entry in self.entries.values())
+        behind = {identity for identity, entry in self.entries.items() if self._stale(entry)}
+        return certificates, len(behind | self._fetching)
+
+    def _stale(self, entry: Entry) -> bool:
+        return bool(self.trust) and entry.credentials is not None and entry.credentials.trust != self.trust
+
     def start_due(self, now: float) -> list[Identity]:
         """The identities to fetch now; each counts as under way until `fetched` or `failed`."""
         waiting = [entry for entry in self.entries.values() if entry.due is not None and entry.due <= now]
@@ -112,9 +136,13 @@ class Schedule:
             return False
         half = credentials.not_before + (credentials.not_after - credentials.not_before) / 2
         entry.credentials = credentials
-        entry.due = max(half, now + RENEW_SOONEST)
-        entry.retry = RETRY_FIRST
         entry.error = ""
+        if self._stale(entry):
+            entry.due = max(min(half, now + entry.retry), now + RENEW_SOONEST)
+            entry.retry = min(entry.retry * 2, RETRY_LIMIT)
+        else:
+            entry.due = max(half, now + RENEW_SOONEST)
+            entry.retry = RETRY_FIRST
         return True
 
     def failed(self, identity: Identity, error: str, now: float) -> float | None:
@@ -158,6 +186,8 @@ class Certificates:
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: dict[Identity, list[asyncio.Future[None]]] = {}
         self._closed = False
+        self.changed: Callable[[], None] = _ignore
+        """Called when what `schedule.held` says may be another."""
 
     def want(self, identity: Identity, user: str) -> None:
         if self.schedule.want(identity, user, self._clock()):
@@ -167,6 +197,13 @@ class Certificates:
         for identity in self.schedule.release(user, keep):
             log.info("certificate forgotten: no pod of this node uses it", identity=identity)
             self._wake(identity)
+        self.changed()
+
+    def announce(self, trust: str) -> None:
+        """As `Schedule.announce`, and begin."""
+        self.schedule.announce(trust, self._clock())
+        self._advance()
+        self.changed()
 
     def current(self, identity: Identity) -> Credentials | None:
         return self.schedule.current(identity, self._clock())
@@ -234,8 +271,13 @@ class Certificates:
             self.schedule.abandon(identity, self._clock())
             self._wake(identity)
             self._advance()
+            self.changed()
 
     def _wake(self, identity: Identity) -> None:
         for waiter in self._waiters.pop(identity, ()):
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _ignore() -> None:
+    pass

@@ -94,6 +94,7 @@ class Metrics:
         self.xds_bytes = Counter("istio_xds_message_bytes_total", "Bytes of xDS responses", "url")
         self.xds_rejected = Counter("culvert_xds_rejected_total", "xDS resources that were refused", "url")
         self.xds_connected = Counter("culvert_xds_connected", "1 while the control plane is connected", kind=gauge)
+        self.ca_followed = Counter("culvert_ca_followed", "1 while the CA tells when to renew", kind=gauge)
         self.zds_connected = Counter("culvert_zds_connected", "1 while the node agent is connected", kind=gauge)
         self.pods_active = Counter("workload_manager_active_proxy_count", "Pods that are served", kind=gauge)
         self.pods_pending = Counter("workload_manager_pending_proxy_count", "Pods that cannot be served yet", kind=gauge)

@@ -26,7 +26,7 @@ from control.resolve.workloads import node_identity, workloads
 from mesh.model.identity import Identity
 from mesh.model.manifest import Key, Object, Parsed, Refused
 from mesh.model.policy import Authorization
-from mesh.model.workload import Service, Workload
+from mesh.model.workload import Service, TunnelProtocol, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,10 @@ class Mesh:
     def runs_on(self, node: str, identity: Identity) -> bool:
         """Whether a pod with this identity is on the node."""
         return (node, identity) in self._identities
+
+    def nodes(self) -> set[str]:
+        """Those on which pods of the mesh run: their tunnels hold certificates, connected or not."""
+        return {made.node for made in self.workloads.values() if made.protocol is TunnelProtocol.HBONE and made.node}
 
     def identities(self) -> dict[str, set[Identity]]:
         found: dict[str, set[Identity]] = {}

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from culvert.cli.ca import app as ca_app
 from culvert.cli.output import FAILED, UsageError, fail
 from culvert.cli.target import layout_of
 from mesh.model.errors import CulvertError
@@ -18,6 +19,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A sidecarless service mesh. `culvert up -f examples/bookstore` makes a playground cluster on this machine.",
 )
+
+
+app.add_typer(ca_app, name="ca")
 
 
 def _version(asked: bool) -> None:
@@ -247,6 +251,18 @@ def analyze(
         return
     asked = Asked(filename or [], context, kubeconfig, namespace or "", output, severity, tuple(ignore or ()), root_namespace, trust_domain)
     raise typer.Exit(run_analyze(asked))
+
+
+@app.command()
+def crds(
+    output: Annotated[
+        Path | None, typer.Option("--output", help="A directory that gets one file per definition. Default: standard output.")
+    ] = None,
+) -> None:
+    """Print the CustomResourceDefinitions of every API that is read, made of the parser: `culvert crds | kubectl apply -f -`."""
+    from culvert.cli.crds import run_crds
+
+    run_crds(output)
 
 
 def run() -> int:

@@ -11,7 +11,7 @@ from culvert.playground.control import load_spec
 from culvert.playground.documents import ObjectKey
 from culvert.playground.layout import Layout
 from culvert.playground.observe import refused_consequences
-from culvert.playground.outcome import Outcome, is_policy, outcomes, policy_notes
+from culvert.playground.outcome import Outcome, is_policy, notes_of, outcomes
 from culvert.playground.store import Store
 from mesh.model.errors import Refusal
 
@@ -34,9 +34,9 @@ def explain(layout: Layout, refusals: list[Refusal], seconds: float = 0.0) -> li
 
 
 def warn_of(layout: Layout, keys: Iterable[ObjectKey]) -> None:
-    """Which of these policies need a waypoint, and what they do without one."""
+    """What these objects say that has no effect; which of the policies need a waypoint, and what they do without one."""
     accepted = Store(layout.applied).load()
-    show_notes(note for key in keys if key in accepted for note in policy_notes(accepted[key]))
+    show_notes(note for key in keys if key in accepted for note in notes_of(accepted[key]))
 
 
 def show_notes(notes: Iterable[tuple[str, str]]) -> None:

@@ -126,7 +126,9 @@ def _objects(layout: Layout, kinds: tuple[str, ...], kind: str, names: list[str]
     found = [
         document
         for key, document in sorted(documents.items())
-        if key.kind.lower() in kinds and (not key.namespace or namespace in (None, key.namespace)) and (not names or key.name in names)
+        if key.as_key.kind.lower() in kinds
+        and (not key.namespace or namespace in (None, key.namespace))
+        and (not names or key.name in names)
     ]
     _must_exist(kind, names, [document.key.name for document in found])
     if output == "json":
@@ -162,6 +164,8 @@ def policy_says(body: Mapping[str, Any]) -> tuple[str, str]:
     spec = body.get("spec") or {}
     if body.get("kind") == "AuthorizationPolicy":
         does = str(spec.get("action", "ALLOW"))
+    elif body.get("kind") == "RequestAuthentication":
+        does = ",".join(str(rule.get("issuer", "any issuer")) for rule in spec.get("jwtRules") or ()) or "nothing"
     else:
         ports = spec.get("portLevelMtls") or {}
         modes = [

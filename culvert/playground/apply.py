@@ -15,7 +15,7 @@ from culvert.playground.refusedobjects import hold_refused
 from culvert.playground.store import Store, source_of
 from culvert.playground.wanted import BUILT_IN_NAMESPACES, interpret
 from mesh.model.errors import CulvertError, Refusal
-from mesh.model.manifest import Key, Refused, load_directory
+from mesh.model.manifest import Refused, load_directory
 from mesh.model.manifest.core import SOURCE_ANNOTATION
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -63,7 +63,7 @@ def check(texts: Mapping[str, str], known_namespaces: Iterable[str]) -> Checked:
     refused = list(load_directory(texts.items()).refused)
     documents = [document for name, text in texts.items() for document in load_documents(text, name)[0]]
     bad = {entry.key for entry in refused if entry.key is not None}
-    documents = [document for document in documents if _key(document) not in bad]
+    documents = [document for document in documents if document.key.as_key not in bad]
     more = list(interpret(documents).refusals)
     created = {document.key.name for document in documents if document.key.kind == "Namespace"}
     namespaces = {*BUILT_IN_NAMESPACES, *known_namespaces, *created}
@@ -74,10 +74,6 @@ def check(texts: Mapping[str, str], known_namespaces: Iterable[str]) -> Checked:
     subjects = {refusal.subject for refusal in more}
     refusals = [refusal for entry in refused for refusal in entry.refusals] + more
     return Checked([document for document in documents if str(document.key) not in subjects], refusals, refused)
-
-
-def _key(document: Document) -> Key:
-    return Key(document.key.kind, document.key.namespace, document.key.name)
 
 
 def apply(layout: Layout, texts: Mapping[str, str]) -> tuple[list[Applied], list[Refusal]]:
@@ -98,7 +94,7 @@ def apply(layout: Layout, texts: Mapping[str, str]) -> tuple[list[Applied], list
         else:
             applied.append(Applied(document.key, "created" if before is None else "configured"))
         store.put(document)
-    hold_refused(layout.refused_objects, texts, checked.refused, {_key(document) for document in store.load().values()})
+    hold_refused(layout.refused_objects, texts, checked.refused, {key.as_key for key in store.load()})
     remember_refusals(layout, texts, refusals, {str(item.key) for item in applied})
     next_generation(layout)
     return applied, refusals

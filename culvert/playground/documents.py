@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mesh.model.errors import ConfigError, Refusal
+from mesh.model.manifest import Key, type_of
 from mesh.model.manifest.tree import Node, documents, plain, read
 
 CLUSTER_SCOPED = {"Namespace", "Node", "GatewayClass", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
@@ -24,7 +25,12 @@ class ObjectKey:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+        return str(self.as_key)
+
+    @property
+    def as_key(self) -> Key:
+        """As the mesh's own parser calls the object."""
+        return Key(type_of(self.group, self.kind), self.namespace, self.name)
 
     @property
     def label(self) -> str:

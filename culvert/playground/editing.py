@@ -14,7 +14,7 @@ from culvert.playground.refusedobjects import drop_refused, held_keys
 from culvert.playground.store import Store
 from culvert.playground.wanted import BUILT_IN_NAMESPACES
 from mesh.model.errors import ConfigError, Refusal
-from mesh.model.manifest import POLICY_GROUP, Key
+from mesh.model.manifest import POLICY_GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,9 @@ def find_objects(layout: Layout, kind: str, name: str, namespace: str | None, *,
     keys |= {record.pod_key for record in load_records(layout.pods)}
     keys |= {ObjectKey(key.kind, POLICY_GROUP, key.namespace, key.name) for key in held_keys(layout.refused_objects)}
     found = sorted(
-        key for key in keys if key.kind.lower() == kind and key.name == name and (not key.namespace or namespace in (None, key.namespace))
+        key
+        for key in keys
+        if key.as_key.kind.lower() == kind and key.name == name and (not key.namespace or namespace in (None, key.namespace))
     )
     if not found and kind == "namespace" and built_in_namespaces and name in BUILT_IN_NAMESPACES:
         return [ObjectKey("Namespace", "", "", name)]
@@ -64,8 +66,8 @@ def delete_objects(layout: Layout, keys: Iterable[ObjectKey]) -> Deleted:
     named = set(keys)
     gone_namespaces = {key.name for key in named if key.kind == "Namespace"}
     removed = {key for key in existing if key in named or key.namespace in gone_namespaces}
-    held = drop_refused(layout.refused_objects, [Key(key.kind, key.namespace, key.name) for key in named])
-    removed |= {key for key in named if Key(key.kind, key.namespace, key.name) in held}
+    held = drop_refused(layout.refused_objects, [key.as_key for key in named])
+    removed |= {key for key in named if key.as_key in held}
     store.remove(removed)
     ending = [record for record in records if record.pod_key in named or record.owner_key in removed]
     owned = [record for record in ending if record.pod_key not in existing and record.owner_key not in removed]

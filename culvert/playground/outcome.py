@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from culvert.playground.documents import Document, dump
 from mesh.model.errors import Refusal
-from mesh.model.manifest import POLICY_KINDS, parse
+from mesh.model.manifest import POLICY_KINDS, parse, unsupported
 from mesh.model.manifest.authorization import compile_policy
 from mesh.model.manifest.security import AuthorizationPolicy
 
@@ -30,6 +30,13 @@ class Outcome:
 
 def is_policy(subject: str) -> bool:
     return subject.partition(" ")[0] in POLICY_KINDS
+
+
+def notes_of(document: Document) -> list[tuple[str, str]]:
+    """Where an accepted object says what has no effect, or does not do all that it says: which object, and what of it."""
+    found = parse(dump(document.body), document.where)
+    ignored = [(str(item.key), f"{path} has no effect: {why}") for item in found for path, why in unsupported(item)]
+    return ignored + policy_notes(document)
 
 
 def policy_notes(document: Document) -> list[tuple[str, str]]:

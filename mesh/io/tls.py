@@ -8,7 +8,8 @@ What is allowed on the wire, and how it is held:
   between two of us it is always AES-256-GCM. A peer that offers or picks nothing but ChaCha20 is refused after the handshake
   (`check_session`), before any byte of a stream.
 - Both sides show a certificate. OpenSSL checks chain, dates and the extended key usage (a client must be good for clientAuth, a server for
-  serverAuth); host names mean nothing here. The trust anchors are the roots that came with our own certificate, self-signed or not.
+  serverAuth); host names mean nothing here. The trust anchors are the roots that came with our own certificate, self-signed or not; there
+  are several while the CA changes its root. What is between leaf and root each side shows itself: we know no intermediate but our own.
 - The client accepts a server of which at least one URI SAN is an accepted identity. The server takes the first parseable SPIFFE SAN of the
   client as its identity, and its trust domain must be our own.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +32,8 @@ from mesh.model.reasons import Reason
 
 ALPN = "h2"
 SUITES = frozenset({"TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256"})
+
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s.*?-----END CERTIFICATE-----", re.DOTALL)
 
 # X509_V_ERR_* of OpenSSL (x509_vfy.h) that are about dates. Every other verification failure means "does not chain to our roots".
 _DATES = frozenset({9, 10})  # certificate not yet valid, certificate has expired
@@ -48,7 +52,11 @@ _REFUSED_US = "the peer refused our certificate"
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """One workload's certificate, ready for both sides of a handshake. Times are seconds since the epoch."""
+    """One workload's certificate, ready for both sides of a handshake. Times are seconds since the epoch.
+
+    chain_pem: what we show, leaf first; roots_pem: whom we trust. One certificate per text. trust: what the CA calls the state that it
+    answered from; "" where it does not say.
+    """
 
     identity: Identity
     server: ssl.SSLContext = field(repr=False)
@@ -57,10 +65,11 @@ class Credentials:
     not_after: float
     chain_pem: tuple[str, ...] = field(repr=False)
     roots_pem: tuple[str, ...] = field(repr=False)
+    trust: str = ""
 
 
-def make_credentials(key_pem: bytes, chain_pem: Sequence[str]) -> Credentials:
-    """Credentials from a private key (PEM) and the CA's answer: the leaf first, then intermediates, the root last.
+def make_credentials(key_pem: bytes, chain_pem: Sequence[str], trust: str = "") -> Credentials:
+    """Credentials from a private key (PEM) and the CA's answer: the leaf first, then what is between, and last, in one text, every root.
 
     Proved before it is used: both contexts shake hands with each other in memory, which shows that the key belongs to the leaf, that the
     chain leads to the root, that the dates hold now and that both key usages are there. Raises PeerError(NO_CERTIFICATE).
@@ -68,10 +77,13 @@ def make_credentials(key_pem: bytes, chain_pem: Sequence[str]) -> Credentials:
     chain = tuple(pem for pem in chain_pem if pem.strip())
     if len(chain) < 2:
         raise PeerError(Reason.NO_CERTIFICATE, "the CA must answer with a chain: leaf first, root last")
-    presented, roots = chain[:-1], chain[-1:]
+    presented, roots = split_pem("\n".join(chain[:-1])), split_pem(chain[-1])
     try:
         server = _context(ssl.PROTOCOL_TLS_SERVER, key_pem, presented, roots)
         client = _context(ssl.PROTOCOL_TLS_CLIENT, key_pem, presented, roots)
+        known = client.cert_store_stats()
+        if known["x509"] != known["x509_ca"]:
+            raise ValueError("what came as roots holds a certificate that is none")
         certificate = _prove(server, client)
     except (ssl.SSLError, ValueError) as error:
         raise PeerError(Reason.NO_CERTIFICATE, f"the certificate cannot be used: {describe(error)}") from error
@@ -86,7 +98,13 @@ def make_credentials(key_pem: bytes, chain_pem: Sequence[str]) -> Credentials:
         not_after=float(ssl.cert_time_to_seconds(certificate["notAfter"])),
         chain_pem=presented,
         roots_pem=roots,
+        trust=trust,
     )
+
+
+def split_pem(text: str) -> tuple[str, ...]:
+    """The certificates of a PEM text, each one ending in a line break; what stands around them is left out."""
+    return tuple(block + "\n" for block in _CERTIFICATE.findall(text))
 
 
 def check_session(tls: ssl.SSLObject) -> None:
@@ -182,9 +200,9 @@ def _context(protocol: ssl._SSLMethod, key_pem: bytes, presented: Sequence[str],
     context.options |= ssl.OP_NO_TICKET
     if protocol is ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0
-    with _anonymous_file("\n".join(presented).encode()) as chain, _anonymous_file(key_pem) as key:
+    with _anonymous_file("".join(presented).encode()) as chain, _anonymous_file(key_pem) as key:
         context.load_cert_chain(chain, key, password=_no_password)
-    context.load_verify_locations(cadata="\n".join(roots))
+    context.load_verify_locations(cadata="".join(roots))
     return context
 
 

@@ -33,8 +33,11 @@ def test_everything_can_be_told() -> None:
             "CULVERT_TRUST_DOMAIN": "example.org",
             "CULVERT_ROOT_NAMESPACE": "mesh",
             "CLUSTER_ID": "east",
+            "CULVERT_CA_MOUNT": "/etc/cacerts",
+            "CULVERT_INTERMEDIATE_TTL": "3600",
         }
     )
+    assert (config.ca_mount, config.intermediate_ttl) == (Path("/etc/cacerts"), 3600)
     assert (config.xds_address, config.xds_plaintext, config.server_names) == ("", "[::1]:1", ("a.b", "10.0.0.1"))
     assert (config.cert_ttl, config.trust_domain, config.root_namespace, config.cluster) == (20, "example.org", "mesh", "east")
 
@@ -52,6 +55,8 @@ def test_everything_can_be_told() -> None:
         ("CULVERT_CERT_TTL", "0"),
         ("CULVERT_CERT_TTL", "1d"),
         ("CULVERT_CERT_TTL", "99999999"),
+        ("CULVERT_INTERMEDIATE_TTL", "59"),
+        ("CULVERT_INTERMEDIATE_TTL", "1y"),
         ("CULVERT_TRUST_DOMAIN", "a/b"),
         ("CULVERT_ROOT_NAMESPACE", "A"),
         ("CULVERT_SERVER_NAMES", ","),
@@ -61,6 +66,25 @@ def test_what_is_not_accepted_is_named(name: str, value: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_environment({**GOOD, name: value})
     assert [refusal.field for refusal in caught.value.refusals] == [name]
+
+
+def test_the_process_refuses_a_ca_that_it_cannot_use(tmp_path: Path) -> None:
+    for name in ("manifests", "tokens", "mount"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mount" / "tls.crt").write_text("hello")
+    env = {
+        "CULVERT_MANIFESTS": str(tmp_path / "manifests"),
+        "CULVERT_NODE_TOKENS": str(tmp_path / "tokens"),
+        "CULVERT_CA_DIR": str(tmp_path / "ca"),
+        "CULVERT_CA_MOUNT": str(tmp_path / "mount"),
+        "CULVERT_XDS_ADDRESS": "127.0.0.1:0",
+        "CULVERT_XDS_PLAINTEXT": "",
+        "CULVERT_HTTP_ADDRESS": "127.0.0.1:0",
+    }
+    done = subprocess.run([sys.executable, "-m", "control"], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"culvert control: {tmp_path}/mount/tls.key: No such file or directory is not accepted")
+    assert "Traceback" not in done.stderr
 
 
 def test_the_process_says_what_is_wrong_and_ends() -> None:

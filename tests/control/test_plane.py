@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from mesh.model.codec.proto import ADDRESS_TYPE, AUTHORIZATION_TYPE, authorization_from, workload_from
 from mesh.pb import authorization_pb2, workload_pb2
+from tests.control.ca.support import verify
 from tests.control.plane import TOKENS, Plane, Stream, certificate, pod, running, started
 
 CART = "spiffe://cluster.local/ns/shop/sa/default"
@@ -186,16 +186,8 @@ def test_a_node_gets_certificates_of_its_own_pods_and_they_verify(tmp_path: Path
         async with running(tmp_path, {"a.yaml": pod("a", "10.0.0.1")}) as plane, plane.channel() as channel:
             await Stream(channel).start()
             chain = list((await certificate(channel, CART)).cert_chain)
-            (tmp_path / "leaf.pem").write_text(chain[0])
-            (tmp_path / "root.pem").write_text(chain[-1])
             assert chain[-1] == (tmp_path / "ca" / "root-cert.pem").read_text()
-            done = subprocess.run(
-                ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", "root.pem", "leaf.pem"],
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 0, done.stderr
+            assert verify(tmp_path, chain) == ""
 
     run(main)
 

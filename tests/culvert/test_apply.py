@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from culvert.playground.apply import NoManifests, apply, check, forget_refused, manifest_files, remembered_refusals
-from culvert.playground.documents import ObjectKey
+from culvert.playground.documents import ObjectKey, load_documents
 from culvert.playground.editing import LabelChange, delete_objects, find_objects, set_labels
 from culvert.playground.layout import Layout
 from culvert.playground.store import Store, source_of
+from culvert.playground.wanted import interpret
 
 NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
 SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n"
@@ -163,3 +164,57 @@ def test_deleting_a_file_lets_go_of_what_could_not_be_read_in_it(layout: Layout)
     assert cleared.startswith("what could not be read in /srv/a.yaml")
     assert not list(layout.refused_objects.glob("*.yaml"))
     assert remembered_refusals(layout) == forget_refused(layout, broken, []) == []
+
+
+ROUTES = """\
+{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: edge, namespace: shop}, spec: %s}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: VirtualService
+metadata: {name: web, namespace: shop}
+spec: {hosts: [web], http: [{route: [{destination: {host: web}}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: istio-waypoint}
+spec: {controllerName: culvert.dev/control}
+"""
+SERVERS = "{servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}"
+
+
+def test_gateways_of_two_groups_are_two_objects(layout: Layout) -> None:
+    applied, refusals = apply(layout, {"a.yaml": join(NAMESPACE, ROUTES % SERVERS)})
+    assert not refusals
+    assert [item.key.label for item in applied] == [
+        "namespace/shop",
+        "gateway.networking.istio.io/edge",
+        "gateway.gateway.networking.k8s.io/edge",
+        "virtualservice.networking.istio.io/web",
+        "gatewayclass.gateway.networking.k8s.io/istio-waypoint",
+    ]
+    (istio,) = find_objects(layout, "gateway.networking.istio.io", "edge", None)
+    (gateway,) = find_objects(layout, "gateway", "edge", None)
+    assert (istio.group, gateway.group) == ("networking.istio.io", "gateway.networking.k8s.io")
+    delete_objects(layout, [istio])
+    assert find_objects(layout, "gateway", "edge", None) == [gateway]
+    assert not find_objects(layout, "gateway.networking.istio.io", "edge", None)
+
+
+def test_what_is_refused_of_one_gateway_is_not_refused_of_the_other(layout: Layout) -> None:
+    applied, refusals = apply(layout, {"a.yaml": join(NAMESPACE, ROUTES % "{}")})
+    taken = [str(item.key) for item in applied]
+    assert taken == ["Namespace shop", "Gateway shop/edge", "VirtualService shop/web", "GatewayClass istio-waypoint"]
+    assert [(refusal.subject, refusal.field) for refusal in refusals] == [("Gateway.networking.istio.io shop/edge", "spec.servers")]
+
+
+def test_all_of_it_is_handed_on_to_the_control_plane() -> None:
+    documents, _ = load_documents(ROUTES % SERVERS, "a.yaml")
+    wanted = interpret(documents)
+    assert not wanted.refusals
+    assert wanted.passed_on == documents
+    assert len({document.key.file for document in documents}) == 4

@@ -67,8 +67,15 @@ def test_the_meshs_processes_and_where_they_run() -> None:
         ("deployment.apps", "deployment"),
         ("authorizationpolicies", "authorizationpolicy"),
         ("ap", "authorizationpolicy"),
-        ("policies", "authorizationpolicy peerauthentication"),
-        ("policy", "authorizationpolicy peerauthentication"),
+        ("policies", "authorizationpolicy peerauthentication requestauthentication"),
+        ("policy", "authorizationpolicy peerauthentication requestauthentication"),
+        ("vs", "virtualservice"),
+        ("virtualservices.networking.istio.io", "virtualservice"),
+        ("httproutes", "httproute"),
+        ("gateway", "gateway"),
+        ("gateways.gateway.networking.k8s.io", "gateway"),
+        ("gw", "gateway.networking.istio.io"),
+        ("gateways.networking.istio.io", "gateway.networking.istio.io"),
         ("NS", "namespace"),
     ],
 )
@@ -76,7 +83,7 @@ def test_kinds_as_people_type_them(word: str, kind: str) -> None:
     assert resolve_kinds(word) == resolve_changeable(word) == tuple(kind.split())
 
 
-@pytest.mark.parametrize("word", ["gatewayclass", "banana", ""])
+@pytest.mark.parametrize("word", ["udproute", "banana", ""])
 def test_kinds_that_do_not_exist(word: str) -> None:
     for resolve in (resolve_kinds, resolve_changeable):
         with pytest.raises(UsageError, match=r"known: pod \(po\), service"):

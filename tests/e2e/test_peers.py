@@ -52,13 +52,26 @@ Pair = tuple[bytes, str]
 
 
 class MeshAuthority(Authority):
-    """The playground's own root: whoever holds its key can sign anything."""
+    """The playground's own CA: whoever holds the key of its intermediate can sign anything."""
 
     def __init__(self, directory: Path) -> None:
-        key = serialization.load_pem_private_key((directory / "root-key.pem").read_bytes(), None)
+        key = serialization.load_pem_private_key((directory / "current" / "intermediate.key").read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         self._key = key
-        self._name = x509.load_pem_x509_certificate((directory / "root-cert.pem").read_bytes()).subject
+        self._chain = (directory / "current" / "intermediate.pem").read_text()
+        intermediate = x509.load_pem_x509_certificate(self._chain.encode())
+        self._name, self._root = intermediate.subject, intermediate.issuer
+
+    def issue(self, *uris: str, **wrong: Any) -> Pair:
+        key, leaf = super().issue(*uris, **wrong)
+        return key, leaf + self._chain
+
+    def forge(self, *uris: str, root: bool) -> Pair:
+        """What somebody else has signed in the name of our root, or of our intermediate, which is shown with it."""
+        other = Authority()
+        other._name = self._root if root else self._name
+        key, leaf = other.issue(*uris)
+        return key, leaf if root else leaf + self._chain
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +170,13 @@ WRONG: dict[str, Wrong] = {
     "self-signed": (lambda ca: self_signed(), {}, "certificate_untrusted", "TLSV1_ALERT_UNKNOWN_CA"),
     "another root": (lambda ca: Authority("elsewhere").issue(ME), {}, "certificate_untrusted", "TLSV1_ALERT_UNKNOWN_CA"),
     "another root with our root's name": (
-        lambda ca: Authority("cluster.local").issue(ME),
+        lambda ca: ca.forge(ME, root=True),
+        {},
+        "certificate_untrusted",
+        "TLSV1_ALERT_DECRYPT_ERROR",
+    ),
+    "another intermediate with our intermediate's name": (
+        lambda ca: ca.forge(ME, root=False),
         {},
         "certificate_untrusted",
         "TLSV1_ALERT_DECRYPT_ERROR",

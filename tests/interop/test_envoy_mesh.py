@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench.l4 import certificates, configs
-from control.authority import load_or_create
+from control.ca.directory import DirectoryStore
+from tests.control.ca.support import authority_of
 from tests.e2e.playground import Playground, eventually, namespace, pod, service_account
 from tests.interop import envoy
 
@@ -58,15 +59,16 @@ class Mesh:
         return str(found)
 
     def certificate(self, side: str, uri: str) -> None:
-        """A leaf of the mesh's own CA, as files for Envoy."""
+        """A leaf of the mesh's own CA and what is between it and the root, as files for Envoy."""
         identity = envoy.identity(uri)
         key = ec.generate_private_key(ec.SECP256R1())
         request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-        chain = load_or_create(self.state / "ca", "cluster.local").sign(
-            request.public_bytes(serialization.Encoding.PEM).decode(), identity, 3600, 3600
-        )
+        kept = DirectoryStore(self.state / "ca").read()
+        assert kept is not None
+        chain = authority_of(kept.state).sign(request.public_bytes(serialization.Encoding.PEM).decode(), identity, 3600, 3600).chain
+        assert len(chain) == 3
         private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        (self.scratch / f"{side}.pem").write_text(chain[0])
+        (self.scratch / f"{side}.pem").write_text("".join(chain[:-1]))
         (self.scratch / f"{side}.key").write_bytes(private)
         (self.scratch / certificates.ROOT).write_text(chain[-1])
 

@@ -297,7 +297,7 @@ REACH = [
     ("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: shop}", None, {}, True),
     ("{apiVersion: security.istio.io/v1, kind: AuthorisationPolicy, metadata: {name: a, namespace: shop}}", "shop", {}, True),
     (
-        "{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: a, namespace: shop}, spec: {x: 1}}",
+        "{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: a, namespace: shop}, spec: {nope: 1}}",
         "shop",
         {},
         True,

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,18 @@ from typing import Any
 import grpc
 from envoy.service.discovery.v3 import discovery_pb2
 
-from control.authority import load_or_create
+from control.ca.authority import Authority
+from control.ca.make import Lives, self_made
+from control.ca.material import check
+from control.ca.state import State
 from mesh.model.codec.proto import address_to, authorization_to, resource_name
 from mesh.model.identity import parse_spiffe
 from mesh.model.policy import Authorization
 from mesh.model.workload import Service, Workload
-from mesh.pb import ca_pb2
+from mesh.pb import ca_pb2, trust_pb2
 from mesh.wire.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from mesh.wire.zds import Add, AgentSession, Connected, Delete, WorkloadInfo, encode_request
+from ztunnel.ca import TRUST
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -41,14 +46,20 @@ def until(what: str, condition: Callable[[], object], seconds: float = PATIENCE)
 
 
 class ControlPlane:
-    """Delta ADS and the certificate service on one plaintext port of loopback. `set` and `remove` push at once."""
+    """Delta ADS and the CA on one plaintext port of loopback. `set` and `remove` push at once, and so does `change` of the CA.
 
-    def __init__(self, directory: Path) -> None:
-        self.authority = load_or_create(directory, "cluster.local")
+    `announces`: False for a CA that is Istio's, and has no service to follow it.
+    """
+
+    def __init__(self, *, announces: bool = True) -> None:
+        self.state = State("cluster.local", self_made("cluster.local", datetime.now(UTC), Lives()), longest=86400)
         self.issued: list[str] = []
         self.errors: list[str] = []  # NACKs
         self.first: list[discovery_pb2.DeltaDiscoveryRequest] = []  # the first request of each type and stream
         self.refuse_certificates = False
+        self.reports: list[trust_pb2.Held] = []
+        self.answer_from: State | None = None  # of a replica that is behind
+        self._followers: list[queue.Queue[str | None]] = []
         self._resources: dict[str, dict[str, tuple[str, bytes]]] = {ADDRESS_TYPE: {}, AUTHORIZATION_TYPE: {}}
         self._streams: list[queue.Queue[discovery_pb2.DeltaDiscoveryResponse | None]] = []
         self._lock = threading.Lock()
@@ -80,6 +91,13 @@ class ControlPlane:
                 ),
             )
         )
+        if announces:
+            follow = grpc.stream_stream_rpc_method_handler(
+                self._follow,
+                request_deserializer=trust_pb2.Held.FromString,
+                response_serializer=trust_pb2.Announcement.SerializeToString,
+            )
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("culvert.ca.v1.Trust", {"Follow": follow}),))
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
 
@@ -105,11 +123,20 @@ class ControlPlane:
             self._resources[type_url].pop(name, None)
             self._push(self._response(type_url, [], [name]))
 
+    def change(self, state: State) -> None:
+        """Another state of the CA, and an announcement of it."""
+        with self._lock:
+            self.state = state
+            for follower in self._followers:
+                follower.put(state.token)
+
     def disconnect(self) -> None:
         """End all streams; clients come back."""
         with self._lock:
             for stream in self._streams:
                 stream.put(None)
+            for follower in self._followers:
+                follower.put(None)
 
     def close(self) -> None:
         self.disconnect()
@@ -163,7 +190,30 @@ class ControlPlane:
         if self.refuse_certificates or identity is None:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "request authenticate failure")
         self.issued.append(wanted)
-        return ca_pb2.IstioCertificateResponse(cert_chain=self.authority.sign(request.csr, identity, int(request.validity_duration), 86400))
+        state = self.answer_from or self.state
+        authority = Authority(check(state.current, datetime.now(UTC), "the double"), state.current.chain, state.bundle, state.token)
+        issued = authority.sign(request.csr, identity, int(request.validity_duration), 86400)
+        context.set_trailing_metadata(((TRUST, authority.token),))
+        return ca_pb2.IstioCertificateResponse(cert_chain=issued.chain)
+
+    def _follow(self, reports: Iterator[trust_pb2.Held], context: grpc.ServicerContext) -> Iterator[trust_pb2.Announcement]:
+        follower: queue.Queue[str | None] = queue.Queue()
+
+        def read() -> None:
+            with contextlib.suppress(Exception):
+                self.reports += reports
+            follower.put(None)
+
+        with self._lock:
+            self._followers.append(follower)
+            follower.put(self.state.token)
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            while (token := follower.get()) is not None:
+                yield trust_pb2.Announcement(token=token)
+        finally:
+            with self._lock:
+                self._followers.remove(follower)
 
 
 class Agent:

@@ -19,8 +19,8 @@ CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 DAY = 86400.0
 
 
-def certificate(identity: Identity, not_before: float = 0, life: float = DAY) -> Credentials:
-    return Credentials(identity, CONTEXT, CONTEXT, not_before, not_before + life, ("leaf",), ("root",))
+def certificate(identity: Identity, not_before: float = 0, life: float = DAY, trust: str = "") -> Credentials:
+    return Credentials(identity, CONTEXT, CONTEXT, not_before, not_before + life, ("leaf",), ("root",), trust)
 
 
 def test_one_fetch_for_all_who_want_it() -> None:
@@ -109,6 +109,80 @@ def test_wanted_again_while_the_old_fetch_runs() -> None:
     schedule.want(A, "pod-2", 0)
     assert schedule.start_due(0) == []  # its answer will do
     assert schedule.fetched(A, certificate(A), 0)
+
+
+def held_by(schedule: Schedule, *identities: Identity, trust: str, now: float) -> None:
+    for identity in identities:
+        schedule.want(identity, "pod", now)
+    for identity in schedule.start_due(now):
+        schedule.fetched(identity, certificate(identity, now, trust=trust), now)
+
+
+def test_an_announcement_makes_what_is_from_before_due_at_once() -> None:
+    schedule = Schedule()
+    held_by(schedule, A, B, trust="one", now=0)
+    schedule.announce("one", 10)
+    assert (schedule.start_due(10), schedule.held()) == ([], (2, 0))
+    schedule.announce("two", 20)
+    assert schedule.held() == (2, 2)
+    assert schedule.start_due(20) == [A, B]
+    assert schedule.current(A, 20) is not None  # until there is another
+    schedule.fetched(A, certificate(A, 20, trust="two"), 21)
+    assert schedule.held() == (2, 1)
+    schedule.fetched(B, certificate(B, 20, trust="two"), 21)
+    assert schedule.held() == (2, 0)
+    assert schedule.next_due() == 20 + DAY / 2
+
+
+def test_an_answer_from_before_is_used_and_asked_for_again() -> None:
+    """Of a replica that does not know of the change yet, or that was on its way when it was announced."""
+    schedule = Schedule()
+    held_by(schedule, A, trust="one", now=0)
+    schedule.announce("two", 10)
+    now, waits = 10.0, []
+    for _ in range(4):
+        assert schedule.start_due(now) == [A]
+        assert schedule.fetched(A, certificate(A, now, trust="one"), now)
+        assert schedule.entries[A].error == ""
+        assert schedule.held() == (1, 1)
+        due = schedule.next_due()
+        assert due is not None
+        waits.append(due - now)
+        now = due
+    assert waits == [1, 2, 4, 8]
+    schedule.start_due(now)
+    schedule.fetched(A, certificate(A, now, trust="two"), now)
+    assert (schedule.held(), schedule.next_due()) == ((1, 0), now + DAY / 2)
+
+
+def test_what_is_under_way_may_turn_out_to_be_from_before() -> None:
+    schedule = Schedule()
+    schedule.want(A, "pod", 0)
+    schedule.start_due(0)
+    schedule.announce("two", 1)
+    assert schedule.held() == (0, 1)
+    schedule.failed(A, "away", 2)
+    assert schedule.held() == (0, 0)
+
+
+def test_nobody_announces_any_more() -> None:
+    schedule = Schedule()
+    held_by(schedule, A, trust="one", now=0)
+    schedule.announce("two", 10)
+    schedule.announce("", 11)
+    assert schedule.held() == (1, 0)
+    assert schedule.start_due(11) == [A]  # it was due already
+    schedule.fetched(A, certificate(A, 11, trust="one"), 11)
+    assert schedule.next_due() == 11 + DAY / 2
+
+
+def test_a_short_life_and_a_stale_answer_do_not_make_it_spin() -> None:
+    schedule = Schedule()
+    schedule.want(A, "pod", 100)
+    schedule.start_due(100)
+    schedule.announce("two", 100)
+    schedule.fetched(A, certificate(A, not_before=90, life=10.5, trust="one"), 100)
+    assert schedule.next_due() == 101
 
 
 class Ca:

@@ -31,8 +31,8 @@ A, B = Identity("cluster.local", "shop", "a"), Identity("cluster.local", "shop",
 
 
 @pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlPlane]:
-    with closing(ControlPlane(tmp_path)) as made:
+def control() -> Iterator[ControlPlane]:
+    with closing(ControlPlane()) as made:
         yield made
 
 

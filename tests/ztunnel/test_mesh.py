@@ -85,7 +85,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         a, b, c = made.pod(), made.pod(), made.pod()
         stack.callback(uninstall, made.instance)
         programs = stack.enter_context(closing(Programs.load_or_adopt(made.instance, node_cookie=made.netns.cookie)))
-        control = stack.enter_context(closing(ControlPlane(directory / "ca")))
+        control = stack.enter_context(closing(ControlPlane()))
         agents = []
         for name, pod in (("a", a), ("b", b)):
             agent = stack.enter_context(closing(Agent(directory / f"{name}.sock")))

@@ -27,8 +27,9 @@ from mesh.model.manifest.kinds import (
 )
 from mesh.model.manifest.peerauth import PeerAuthentication
 from mesh.model.manifest.record import Record
+from mesh.model.manifest.report import Report, shown
 from mesh.model.manifest.security import DRY_RUN_ANNOTATION
-from mesh.model.manifest.shapes import DNS_LABEL, ListOf, Report, UnfitError, shown
+from mesh.model.manifest.shapes import DNS_LABEL, ListOf, UnfitError
 from mesh.model.manifest.targets import TargetRef
 from mesh.model.manifest.tree import Document, Node, documents, read, tree_of
 
@@ -160,14 +161,21 @@ def parse_object(value: Mapping[str, Any], origin: str) -> Parsed:
     try:
         root = tree_of(value, origin)
     except ConfigError as error:
-        head = {name: value.get(name) for name in ("apiVersion", "kind")}
-        metadata = value.get("metadata")
-        known = {name: metadata.get(name) for name in ("name", "namespace")} if isinstance(metadata, dict) else {}
-        return Parsed(refused=(replace(_refused(tree_of({**head, "metadata": known}, origin), origin, error.refusals), selector=None),))
+        return Parsed(refused=(replace(_refused(_head(value, origin), origin, error.refusals), selector=None),))
     result = _object(root, origin)
     if not isinstance(result, Refused):
         raise BugError(f"{origin}: refused at first, then taken")
     return Parsed(refused=(result,))
+
+
+def _head(value: Mapping[str, Any], origin: str) -> Node:
+    """What an object is, without what it says."""
+    metadata = value.get("metadata")
+    if isinstance(metadata, dict):
+        metadata = {name: metadata.get(name) for name in ("name", "namespace") if isinstance(metadata.get(name), str)}
+    elif metadata is not None:
+        metadata = "unreadable"
+    return tree_of({"apiVersion": value.get("apiVersion"), "kind": value.get("kind"), "metadata": metadata}, origin)
 
 
 def _class_of(version: Any, kind: Any) -> type[Object] | None:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object, Selector
+from mesh.model.manifest.core import Object, Selector
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.security import API_VERSIONS, PORT_TEXT
 from mesh.model.manifest.shapes import NOTHING, Choice, MapOf
+from mesh.model.manifest.status import IstioStatus, status
 
 MODE = Choice(("UNSET", "DISABLE", "PERMISSIVE", "STRICT"))
 
@@ -58,4 +59,4 @@ class PeerAuthentication(Object):
     spec: PeerAuthenticationSpec = item(
         Record(PeerAuthenticationSpec), PeerAuthenticationSpec(), about="Which pods demand mutual TLS, and on which ports."
     )
-    status: Any = item(UNREAD, about="What became of the policy.")
+    status: Any = status(IstioStatus, "What became of the policy.")

@@ -9,6 +9,7 @@ The description *is* the parser and the type, and the schema of a CRD is made by
 them can drift. A field is called in YAML what it is called here, in camelCase, unless `name` says otherwise. `null` is as good as absent.
 
 What users may write but nothing here can do is `unsupported`, with the reason: it is accepted, and whoever resolves objects says so.
+Where such a field is a `guard`, going on without it would let in what it is there to keep out: what it guards must be closed.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ class Field:
     written: Any
     about: str
     unsupported: str | Callable[[Any], str]
+    guard: bool
 
 
 def item(
@@ -121,15 +123,16 @@ def item(
     name: str = "",
     about: str = "",
     unsupported: str | Callable[[Any], str] = "",
+    guard: bool = False,
 ) -> Any:
     """A dataclass field with its shape. `default` is what an absent field means, in text where the shape parses text; `name` its name in
     YAML, where camelCase is not it; `about` a sentence for `kubectl explain`; `unsupported` why it has no effect here, as a text, or as
-    a function of the value that gives one, or "".
+    a function of the value that gives one, or ""; `guard` that it must not be left out of account for that.
     """
     written = default
     if isinstance(shape, Parsed) and isinstance(default, str) and default:
         default = shape.take(default)
-    described = Field("", name, shape, required, default, written, about, unsupported)
+    described = Field("", name, shape, required, default, written, about, unsupported, guard)
     if isinstance(default, MappingProxyType):  # read-only, but a dataclass takes what has no hash for mutable
         return dataclasses.field(default_factory=lambda: default, metadata={"item": described})
     return dataclasses.field(default=default, metadata={"item": described})
@@ -180,42 +183,42 @@ def _plan_of(cls: type[Any]) -> _Plan:
 
 def unsupported(made: Any) -> list[tuple[str, str]]:
     """What an object says that has no effect here: (path, why), in the order of its description. Empty for most."""
-    return list(_unsupported(made, "")) if _may_hold_unsupported(type(made)) else []
+    return [(path, why) for path, why, _ in _unsupported(made, "")]
 
 
-def _unsupported(made: Any, path: str) -> Iterator[tuple[str, str]]:
-    for entry in fields_of(type(made)):
+def unguarded(made: Any) -> list[tuple[str, str]]:
+    """Those of them without which the object would be less strict than it says: what they guard must not be served."""
+    return [(path, why) for path, why, entry in _unsupported(made, "") if entry.guard]
+
+
+def _unsupported(made: Any, path: str) -> Iterator[tuple[str, str, Field]]:
+    for entry in _marked(type(made)):
         value = getattr(made, entry.attribute)
-        if value is None or value == entry.default:
+        if value is None or value is entry.default or value == ():
             continue
         at = join(path, entry.wire)
         why = entry.unsupported if isinstance(entry.unsupported, str) else entry.unsupported(value)
-        if why:
-            yield at, why
+        if why and value != entry.default:
+            yield at, why, entry
         elif isinstance(value, tuple):
             for index, inner in enumerate(value):
-                yield from _below(inner, f"{at}[{index}]")
+                yield from _unsupported(inner, f"{at}[{index}]")
         elif isinstance(value, Mapping):
             for name, inner in value.items():
-                yield from _below(inner, f"{at}[{name}]")
-        else:
-            yield from _below(value, at)
+                yield from _unsupported(inner, f"{at}[{name}]")
+        elif dataclasses.is_dataclass(value):
+            yield from _unsupported(value, at)
 
 
-def _below(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if dataclasses.is_dataclass(value) and _may_hold_unsupported(type(value)):
-        yield from _unsupported(value, path)
+_MARKED: dict[type[Any], tuple[Field, ...]] = {}
 
 
-_HOLDING: dict[type[Any], bool] = {}
-
-
-def _may_hold_unsupported(cls: type[Any]) -> bool:
-    """Whether any field of the class, or below it, is marked. No description contains itself."""
-    known = _HOLDING.get(cls)
+def _marked(cls: type[Any]) -> tuple[Field, ...]:
+    """The fields of a class that are marked, or below which one is. No description contains itself."""
+    known = _MARKED.get(cls)
     if known is None:
-        known = _HOLDING[cls] = any(
-            bool(entry.unsupported) or any(_may_hold_unsupported(inner) for inner in records_in(entry.shape)) for entry in fields_of(cls)
+        known = _MARKED[cls] = tuple(
+            entry for entry in fields_of(cls) if entry.unsupported or any(_marked(inner) for inner in records_in(entry.shape))
         )
     return known
 

@@ -11,10 +11,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.security import API_VERSIONS
 from mesh.model.manifest.shapes import Flag, ListOf, Parsed, Text
+from mesh.model.manifest.status import IstioStatus, status
 from mesh.model.manifest.targets import ONE_WAY, Targeted
 from mesh.model.manifest.words import HEADER_NAME, NONEMPTY, POSITIVE
 
@@ -110,4 +111,4 @@ class RequestAuthentication(Object):
     spec: RequestAuthenticationSpec = item(
         Record(RequestAuthenticationSpec), RequestAuthenticationSpec(), about="Whom it is for, and whose tokens are believed there."
     )
-    status: Any = item(UNREAD, about="What became of it.")
+    status: Any = status(IstioStatus, "What became of it.")

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import NETWORK, Choice, ListOf, Parsed, Report, Shape, Text
+from mesh.model.manifest.status import IstioStatus, status
 from mesh.model.manifest.targets import ONE_WAY, Targeted, TargetRef
 from mesh.model.manifest.tree import Node
 from mesh.model.workload import IPNetwork
@@ -293,7 +294,7 @@ class AuthorizationPolicy(Object):
     spec: AuthorizationPolicySpec = item(
         Record(AuthorizationPolicySpec), AuthorizationPolicySpec(), about="Whom the policy is for, and what it allows or denies."
     )
-    status: Any = item(UNREAD, about="What became of the policy.")
+    status: Any = status(IstioStatus, "What became of the policy.")
 
     RULES = (
         Rule(

@@ -16,49 +16,15 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from mesh.model.errors import Flaw, Refusal
+from mesh.model.errors import Flaw
+from mesh.model.manifest.report import Report as Report
 from mesh.model.manifest.tree import Node, plain
 
-MAX_REFUSALS = 20
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class UnfitError(Exception):
     """A value that its shape does not accept. Never leaves the parser: who catches it reads the object again to say why."""
-
-
-class Report:
-    """The refusals of one object. Keeps the first MAX_REFUSALS. `source`: where a person wrote it, if the file was made from that."""
-
-    def __init__(self, file: str, subject: str = "", source: str = "") -> None:
-        self.file = file
-        self.subject = subject
-        self.source = source
-        self.refusals: list[Refusal] = []
-
-    def refuse(self, node: Node, path: str, accepted: str, value: str | None = None, flaw: Flaw = Flaw.VALUE) -> None:
-        """Line 0 is that of values which come from no file."""
-        if len(self.refusals) < MAX_REFUSALS:
-            place = f"{self.file}:{node.line}" if node.line else self.file
-            where = f"{self.source} ({place})" if self.source else place
-            self.refusals.append(Refusal(where, self.subject, path, shown(node) if value is None else value, accepted, flaw))
-
-
-def shown(node: Node) -> str:
-    """A value as a refusal shows it: short, and strings in quotes only where they are empty or hold blanks."""
-    value = node.value
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list" if value else "an empty list"
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = str(value)
-    if isinstance(value, str) and (not text or not text.isprintable() or " " in text or re.fullmatch(r"[-+.0-9]+|true|false", text)):
-        text = repr(text)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class Shape(Protocol):
@@ -373,12 +339,16 @@ SERVICE_NAME = Text(
     r"[a-z](?:[-a-z0-9]*[a-z0-9])?", "up to 63 lower-case letters, digits and '-', first a letter, last a letter or digit", 63
 )
 PORT_NAME = Text(
-    r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?", "up to 15 lower-case letters, digits and single '-', with a letter in it", 15
+    r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?",
+    "up to 15 lower-case letters, digits and single '-', with a letter in it",
+    15,
+    never=r"--|^[^a-z]*$",
 )
 LABEL_KEY = Text(
-    rf"(?:(?=[^/]{{1,253}}/){_NAME}(?:\.{_NAME})*/)?{_QUALIFIED}",
+    rf"(?:{_NAME}(?:\.{_NAME})*/)?{_QUALIFIED}",
     "a label key: up to 63 letters, digits, '-', '_' and '.', after an optional DNS name and '/'",
     317,
+    never=r"^[^/]{254}",
 )
 LABEL_VALUE = Text(rf"(?:{_QUALIFIED})?", "a string of up to 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends", 63)
 LABELS = MapOf(LABEL_KEY, LABEL_VALUE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.gatewayapi import GROUP
 from mesh.model.manifest.gatewayapi.common import (
     CONTROLLER,
@@ -23,6 +23,7 @@ from mesh.model.manifest.gatewayapi.common import (
 )
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import DNS_LABEL, LABEL_KEY, LABEL_VALUE, NOTHING, PORT, Choice, ListOf, MapOf, Text
+from mesh.model.manifest.status import GatewayClassStatus, GatewayStatus, status
 from mesh.model.manifest.words import HOSTNAME, NAME
 
 VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
@@ -56,6 +57,16 @@ class GatewayClassSpec:
     parameters_ref: ParametersRef | None = item(Record(ParametersRef), about="Settings of the class.", unsupported=NO_PARAMETERS)
     description: str = item(Text(longest=64), "", about="What the class is for.")
 
+    RULES = (
+        # Only who holds the older version can know: the server.
+        Rule(
+            lambda spec: True,
+            "controllerName",
+            "the controllerName that it has: it never changes",
+            "self.controllerName == oldSelf.controllerName",
+        ),
+    )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayClass(Object):
@@ -66,7 +77,7 @@ class GatewayClass(Object):
     NAMESPACED = False
 
     spec: GatewayClassSpec = item(Record(GatewayClassSpec), required=True, about="Who is responsible for gateways of the class.")
-    status: Any = item(UNREAD, about="Whether the class was accepted.")
+    status: Any = status(GatewayClassStatus, "Whether the class was accepted.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +216,7 @@ class BackendTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayTls:
-    frontend: FrontendTls | None = item(Record(FrontendTls), about="TLS towards clients.", unsupported=NO_CLIENT_TLS)
+    frontend: FrontendTls | None = item(Record(FrontendTls), about="TLS towards clients.", unsupported=NO_CLIENT_TLS, guard=True)
     backend: BackendTls | None = item(Record(BackendTls), about="TLS towards backends.", unsupported=NO_BACKEND_TLS)
 
 
@@ -290,4 +301,4 @@ class Gateway(Object):
     API_VERSIONS = VERSIONS
 
     spec: GatewaySpec = item(Record(GatewaySpec), required=True, about="The gateway's class, and what it listens on.")
-    status: Any = item(UNREAD, about="Whether the gateway works, and under which addresses.")
+    status: Any = status(GatewayStatus, "Whether the gateway works, and under which addresses.")

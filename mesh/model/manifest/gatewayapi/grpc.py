@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.gatewayapi import GROUP
 from mesh.model.manifest.gatewayapi.common import (
     NO_SESSIONS,
@@ -24,6 +24,7 @@ from mesh.model.manifest.gatewayapi.filters import FILTERS_ONCE, MAX_FILTERS, GR
 from mesh.model.manifest.gatewayapi.http import HOSTNAMES, KINDS_OF_MATCH, MAX_ALL_MATCHES, MAX_MATCHES, MAX_RULES, HeaderMatch, few_matches
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import ListOf, Text
+from mesh.model.manifest.status import RouteStatus, status
 from mesh.model.manifest.words import expression
 
 FILTERS = ListOf(Record(GRPCFilter), most=MAX_FILTERS)
@@ -117,4 +118,4 @@ class GRPCRoute(Object):
     API_VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1alpha2")
 
     spec: GRPCRouteSpec = item(Record(GRPCRouteSpec), required=True, about="What the route is attached to, and where calls go.")
-    status: Any = item(UNREAD, about="What became of the route at each of its parents.")
+    status: Any = status(RouteStatus, "What became of the route at each of its parents.")

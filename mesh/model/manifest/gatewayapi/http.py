@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.gatewayapi import GROUP
 from mesh.model.manifest.gatewayapi.common import (
     NO_SESSIONS,
@@ -23,6 +23,7 @@ from mesh.model.manifest.gatewayapi.common import (
 from mesh.model.manifest.gatewayapi.filters import FILTERS_ONCE, HEADER_VALUE, MAX_FILTERS, NOT_BOTH, HTTPFilter
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import Choice, Integer, ListOf, Text
+from mesh.model.manifest.status import RouteStatus, status
 from mesh.model.manifest.words import GATEWAY_DURATION, HEADER_NAME, HOSTNAME, METHODS, TOKEN, expression
 
 MAX_RULES, MAX_MATCHES, MAX_ALL_MATCHES = 16, 64, 128
@@ -211,4 +212,4 @@ class HTTPRoute(Object):
     API_VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
 
     spec: HTTPRouteSpec = item(Record(HTTPRouteSpec), required=True, about="What the route is attached to, and where requests go.")
-    status: Any = item(UNREAD, about="What became of the route at each of its parents.")
+    status: Any = status(RouteStatus, "What became of the route at each of its parents.")

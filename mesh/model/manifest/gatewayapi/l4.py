@@ -7,11 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.gatewayapi import GROUP
 from mesh.model.manifest.gatewayapi.common import PARENTS_APART, SECTION, BackendRef, RouteSpec
 from mesh.model.manifest.record import Record, item
 from mesh.model.manifest.shapes import ListOf
+from mesh.model.manifest.status import RouteStatus, status
 from mesh.model.manifest.words import HOSTNAME
 
 
@@ -39,7 +40,7 @@ class TCPRoute(Object):
     API_VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1alpha2")
 
     spec: TCPRouteSpec = item(Record(TCPRouteSpec), required=True, about="What the route is attached to, and where connections go.")
-    status: Any = item(UNREAD, about="What became of the route at each of its parents.")
+    status: Any = status(RouteStatus, "What became of the route at each of its parents.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ class TLSRoute(Object):
     API_VERSIONS: ClassVar[tuple[str, ...]] = (f"{GROUP}/v1", f"{GROUP}/v1alpha3")
 
     spec: TLSRouteSpec = item(Record(TLSRouteSpec), required=True, about="What the route is attached to, and where connections go.")
-    status: Any = item(UNREAD, about="What became of the route at each of its parents.")
+    status: Any = status(RouteStatus, "What became of the route at each of its parents.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

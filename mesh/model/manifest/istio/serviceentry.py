@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.istio import NETWORKING_VERSIONS
 from mesh.model.manifest.istio.virtualservice import EXPORT_TO, EXPORTED_ALONE
 from mesh.model.manifest.istio.workloadentry import WorkloadEntrySpec
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import LABEL_KEY, LABEL_VALUE, NETWORK, NOTHING, PORT, Choice, ListOf, MapOf
+from mesh.model.manifest.status import ServiceEntryStatus, status
 from mesh.model.manifest.words import NAME, NONEMPTY, WILD_HOST, upper
 from mesh.model.workload import IPNetwork
 
@@ -142,4 +143,4 @@ class ServiceEntry(Object):
     API_VERSIONS = NETWORKING_VERSIONS
 
     spec: ServiceEntrySpec = item(Record(ServiceEntrySpec), required=True, about="The service's names, ports and endpoints.")
-    status: Any = item(UNREAD, about="What became of the service, and the addresses that were handed out.")
+    status: Any = status(ServiceEntryStatus, "What became of the service, and the addresses that were handed out.")

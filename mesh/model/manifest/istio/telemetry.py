@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import NOTHING, Choice, Flag, ListOf, MapOf, Number, Text
+from mesh.model.manifest.status import IstioStatus, status
 from mesh.model.manifest.targets import ONE_WAY, Targeted
 from mesh.model.manifest.words import NONEMPTY, POSITIVE
 
@@ -155,4 +156,4 @@ class Telemetry(Object):
     API_VERSIONS = ("telemetry.istio.io/v1", "telemetry.istio.io/v1alpha1")
 
     spec: TelemetrySpec = item(Record(TelemetrySpec), TelemetrySpec(), about="Whom it is for, and what is recorded there.")
-    status: Any = item(UNREAD, about="What became of it.")
+    status: Any = status(IstioStatus, "What became of it.")

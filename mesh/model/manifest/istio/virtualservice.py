@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.istio import NETWORKING_VERSIONS
 from mesh.model.manifest.istio.actions import (
     CorsPolicy,
@@ -31,6 +31,7 @@ from mesh.model.manifest.istio.actions import (
 from mesh.model.manifest.istio.matches import GATEWAYS, HTTPMatch, L4Match, TLSMatch
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import Integer, ListOf, Text
+from mesh.model.manifest.status import IstioStatus, status
 from mesh.model.manifest.words import ANY_HOST, DURATION, EXPORT, WEIGHT
 
 MESH = "mesh"
@@ -209,7 +210,8 @@ class VirtualServiceSpec:
             lambda spec: spec.hosts or not (spec.gateways or spec.tls or spec.tcp),
             "hosts",
             "at least one host; or, for one that is delegated to, neither gateways nor tls nor tcp",
-            "has(self.hosts) && size(self.hosts) > 0 || !(has(self.gateways) || has(self.tls) || has(self.tcp))",
+            "has(self.hosts) && size(self.hosts) > 0 || !(has(self.gateways) && size(self.gateways) > 0 || "
+            "has(self.tls) && size(self.tls) > 0 || has(self.tcp) && size(self.tcp) > 0)",
         ),
         Rule(
             lambda spec: spec.hosts or all(rule.delegate is None for rule in spec.http), "http", "no delegate in one that is delegated to"
@@ -243,4 +245,4 @@ class VirtualService(Object):
     API_VERSIONS = NETWORKING_VERSIONS
 
     spec: VirtualServiceSpec = item(Record(VirtualServiceSpec), required=True, about="The hosts, and what becomes of requests to them.")
-    status: Any = item(UNREAD, about="What became of the rules.")
+    status: Any = status(IstioStatus, "What became of the rules.")

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.model.manifest.core import UNREAD, Object
+from mesh.model.manifest.core import Object
 from mesh.model.manifest.istio import NETWORKING_VERSIONS
 from mesh.model.manifest.record import Record, Rule, item
 from mesh.model.manifest.shapes import DNS_NAME, IPV4, IPV6, LABELS, NOTHING, PORT, MapOf, Parsed, Text
+from mesh.model.manifest.status import IstioStatus, status
 from mesh.model.manifest.words import ADDRESS, DNS, NONEMPTY, UNSIGNED
 from mesh.model.workload import IPAddress, Locality
 
@@ -86,4 +87,4 @@ class WorkloadEntry(Object):
     API_VERSIONS = NETWORKING_VERSIONS
 
     spec: WorkloadEntrySpec = item(Record(WorkloadEntrySpec), required=True, about="Where the endpoint is, and who it is.")
-    status: Any = item(UNREAD, about="What became of the endpoint.")
+    status: Any = status(IstioStatus, "What became of the endpoint.")

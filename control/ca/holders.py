@@ -1,0 +1,119 @@
+"""Who may hold a certificate of ours, and who has said that it renewed: what the steps of a root's change wait for.
+
+A *holder* is a node (its tunnel asks for all of its pods) or a workload that asks for itself. May hold: those that the mesh expects to (the
+nodes on which its pods run), those that follow the CA, and those to which this replica has issued what is still alive. Has renewed: all
+streams of a holder say that they hold nothing from before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from control.auth import Caller
+
+MAX_REMEMBERED = 10_000
+MAX_PROBLEM = 500  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a holder says on one stream: of which token, how many certificates it has, how many of them may be from another, what is
+    wrong.
+    """
+
+    token: str = ""
+    certificates: int = 0
+    waiting: int = 0
+    problem: str = ""
+
+    def confirms(self, token: str) -> bool:
+        return self.token == token and not self.waiting and not self.problem
+
+
+@dataclass(slots=True)
+class Follower:
+    """One stream. `confirmed_at`: since when it holds nothing from before the last change, Unix seconds; None while it does."""
+
+    holder: str
+    peer: str
+    report: Report = Report()
+    confirmed_at: float | None = None
+
+
+class Holders:
+    """`expected`: the nodes that must have renewed before a change goes on, connected or not."""
+
+    def __init__(self, expected: Callable[[], Iterable[str]] = lambda: ()) -> None:
+        self.followers: dict[int, Follower] = {}
+        self._expected = expected
+        self._alive_until: dict[str, float] = {}
+        self._count = 0
+
+    def issued(self, holder: str, not_after: float, now: float) -> None:
+        """A certificate that lives until `not_after` was given to `holder`."""
+        if holder not in self._alive_until and len(self._alive_until) >= MAX_REMEMBERED:
+            self._alive_until = {name: end for name, end in self._alive_until.items() if end > now}
+            if len(self._alive_until) >= MAX_REMEMBERED:
+                return  # those that are expected or follow are known without
+        self._alive_until[holder] = max(not_after, self._alive_until.get(holder, 0.0))
+
+    def join(self, holder: str, peer: str) -> int:
+        self._count += 1
+        self.followers[self._count] = Follower(holder, peer)
+        return self._count
+
+    def report(self, number: int, report: Report, token: str, now: float) -> None:
+        """`token`: what the CA wants now."""
+        follower = self.followers[number]
+        follower.report = report
+        if not report.confirms(token):
+            follower.confirmed_at = None
+        elif follower.confirmed_at is None:
+            follower.confirmed_at = now
+
+    def leave(self, number: int) -> None:
+        del self.followers[number]
+
+    def moved(self, token: str, now: float) -> None:
+        """The CA wants another token from now on."""
+        for number, follower in self.followers.items():
+            self.report(number, follower.report, token, now)
+
+    def confirmed(self) -> set[str]:
+        """The holders that follow and have renewed on every stream of theirs."""
+        behind = {follower.holder for follower in self.followers.values() if follower.confirmed_at is None}
+        return {follower.holder for follower in self.followers.values()} - behind
+
+    def names(self, now: float) -> set[str]:
+        """All who may hold a certificate."""
+        alive = {name for name, end in self._alive_until.items() if end > now}
+        return alive | {follower.holder for follower in self.followers.values()} | set(self._expected())
+
+    def view(self, now: float) -> list[dict[str, Any]]:
+        """For people: one entry per holder and stream, those that do not follow too."""
+        shown = [
+            {
+                "holder": follower.holder,
+                "peer": follower.peer,
+                "renewed": follower.confirmed_at is not None,
+                "renewedAt": follower.confirmed_at,
+                "certificates": follower.report.certificates,
+                "waiting": follower.report.waiting,
+                "problem": follower.report.problem,
+            }
+            for follower in self.followers.values()
+        ]
+        silent = self.names(now) - {follower.holder for follower in self.followers.values()}
+        problem = "it does not follow the CA: it renews at half of its certificate's life"
+        shown += [
+            {"holder": name, "peer": "", "renewed": False, "renewedAt": None, "certificates": None, "waiting": None, "problem": problem}
+            for name in silent
+        ]
+        return sorted(shown, key=lambda entry: (str(entry["holder"]), str(entry["peer"])))
+
+
+def holder_of(caller: Caller) -> str:
+    """A node where it speaks for its pods, else the workload itself. No node's name has a slash."""
+    return caller.node if caller.impersonates else f"{caller.namespace}/{caller.pod or caller.account}"
