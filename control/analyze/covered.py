@@ -47,9 +47,10 @@ def selected(world: World, policy: Policy, found: Findings) -> list[Runs]:
     if isinstance(policy, PeerAuthentication) and labels:
         where = policy.namespace  # a selector of the root namespace selects pods of that namespace
     runs = world.selected(where, labels)
-    known = world.given.complete or (where is not None and world.knows(PODS, where))
-    if labels and known and not runs and not _entries(world, where, labels):
+    if labels and not runs and not _entries(world, where, labels):
         hint, key = suggestion(labels, world.runs if where is None else world.runs_in(where))
+        if not (world.given.complete or (where is not None and world.lacks(PODS, where, key))):
+            return runs
         field = "spec.selector.matchLabels" + (f"[{key}]" if key else "")
         message = f"no pod {'of the mesh' if where is None else f'of {where}'} has {written(labels)}"
         found.add(codes.SELECTS_NOTHING, about(policy), field, message, hint)
@@ -144,9 +145,9 @@ def _noted(policy: Policy, host: Host, note: Note, path: str, found: Findings) -
 def _missing(
     world: World, policy: AuthorizationPolicy | RequestAuthentication | Telemetry, key: Key, target: TargetRef, path: str, found: Findings
 ) -> None:
-    if not world.knows(GATEWAYS if target.kind == "Gateway" else SERVICES, policy.namespace):
-        return
     meant = near(target.name, [other.name for other in world.objects if other.kind == key.kind and other.namespace == key.namespace])
+    if not world.lacks(GATEWAYS if target.kind == "Gateway" else SERVICES, policy.namespace, meant):
+        return
     elsewhere = sorted(other.namespace for other in world.objects if other.kind == key.kind and other.name == key.name)
     if meant:
         hint = f"did you mean {meant}?"

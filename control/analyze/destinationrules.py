@@ -41,9 +41,10 @@ def check(world: World, found: Findings) -> None:
 
 def _unknown(world: World, rule: DestinationRule, full: str, found: Findings) -> None:
     meant = world.hosts.meant(full)
-    if not meant and not world.knows(SERVICES, world.hosts.namespace_of(full) or rule.namespace):
+    near_by = world.hosts.near(full)
+    if not meant and not world.lacks(SERVICES, world.hosts.namespace_of(full) or rule.namespace, near_by):
         return
-    meant = meant or world.hosts.near(full)
+    meant = meant or near_by
     hint = f"did you mean {meant}?" if meant else "mend the name, or declare the host"
     found.add(codes.RULE_OF_UNKNOWN_HOST, about(rule), "spec.host", f"there is no service {full}: the rule never applies", hint)
 
@@ -63,7 +64,7 @@ def _elsewhere(world: World, rule: DestinationRule, hosts: list[Host], found: Fi
 
 def _subsets(world: World, rule: DestinationRule, hosts: list[Host], found: Findings) -> None:
     labels = [entry for host in hosts for entry in _endpoints(world, host)]
-    if not labels or not all(_listed(host) and world.knows(PODS, host.namespace) for host in hosts):
+    if not labels or not all(map(_listed, hosts)):
         return
     for index, subset in enumerate(rule.spec.subsets):
         asked = {key: value for key, value in subset.labels.items() if not key.startswith(TOPOLOGY)}
@@ -72,6 +73,8 @@ def _subsets(world: World, rule: DestinationRule, hosts: list[Host], found: Find
         wrong = next((key for key, value in asked.items() if all(have.get(key) != value for have in labels)), "")
         values = sorted({have[wrong] for have in labels if wrong in have})
         meant = near(asked.get(wrong, ""), values)
+        if not all(world.lacks(PODS, host.namespace, meant) for host in hosts):
+            continue
         there = f"they have {wrong}={', '.join(values)}" if values else f"none has the label {wrong}"
         hint = f"did you mean {wrong}={meant}?" if meant else there
         field = f"spec.subsets[{index}].labels" + (f"[{wrong}]" if wrong else "")

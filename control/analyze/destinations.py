@@ -94,7 +94,7 @@ def _unknown(world: World, reference: Reference, found: Findings) -> None:
     elif meant:
         message = f"there is no service {reference.host}: only a name without a dot is completed"
         found.add(codes.UNKNOWN_HOST, reference.subject, reference.host_field, message, f"did you mean {meant}?")
-    elif world.knows(SERVICES, namespace or reference.namespace):
+    elif world.lacks(SERVICES, namespace or reference.namespace, world.hosts.near(reference.host)):
         message = f"there is no service {reference.host}"
         found.add(codes.UNKNOWN_HOST, reference.subject, reference.host_field, message, _hint(world, reference.host))
 

@@ -31,8 +31,8 @@ def check(world: World, found: Findings) -> None:
 def _endpoints(world: World, entry: ServiceEntry, found: Findings) -> None:
     spec = entry.spec
     if spec.workload_selector is not None:
-        if not world.behind(entry.key) and not world.entries_behind(entry.key) and world.knows(PODS, entry.namespace):
-            hint, key = suggestion(spec.workload_selector.labels, world.runs_in(entry.namespace))
+        hint, key = suggestion(spec.workload_selector.labels, world.runs_in(entry.namespace))
+        if not world.behind(entry.key) and not world.entries_behind(entry.key) and world.lacks(PODS, entry.namespace, key):
             field = "spec.workloadSelector" + (f".labels[{key}]" if key else "")
             message = f"no pod and no WorkloadEntry of {entry.namespace} has {written(spec.workload_selector.labels)}"
             found.add(codes.SELECTS_NO_ENDPOINT, about(entry), field, message, hint)

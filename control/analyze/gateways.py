@@ -135,8 +135,8 @@ def _certificates(world: World, secrets: Secrets, gateway: Gateway, found: Findi
                 if world.given.complete or namespace in world.namespaces:
                     message = f"no ReferenceGrant of {namespace} lets Gateways of {gateway.namespace} refer to Secret {ref.name}"
                     found.add(codes.NO_GRANT, about(gateway), f"{field}.namespace", message, f"create a ReferenceGrant in {namespace}")
-            elif not certified and not secrets.has(namespace, ref.name) and world.knows(SECRETS, namespace):
-                _missing(secrets, gateway, namespace, ref.name, f"{field}.name", found)
+            elif not certified and not secrets.has(namespace, ref.name):
+                _missing(world, secrets, gateway, namespace, ref.name, f"{field}.name", found)
 
 
 def _credentials(world: World, secrets: Secrets, gateway: IstioGateway, found: Findings) -> None:
@@ -149,11 +149,14 @@ def _credentials(world: World, secrets: Secrets, gateway: IstioGateway, found: F
         named = [(tls.credential_name, f"{path}.credentialName")] if tls.credential_name else []
         named += [(name, f"{path}.credentialNames[{number}]") for number, name in enumerate(tls.credential_names)]
         for name, field in named:
-            if "://" not in name and not secrets.has(None, name) and world.knows(SECRETS, gateway.namespace):
-                _missing(secrets, gateway, gateway.namespace, name, field, found)
+            if "://" not in name and not secrets.has(None, name):
+                _missing(world, secrets, gateway, gateway.namespace, name, field, found)
 
 
-def _missing(secrets: Secrets, gateway: Gateway | IstioGateway, namespace: str, name: str, field: str, found: Findings) -> None:
+def _missing(
+    world: World, secrets: Secrets, gateway: Gateway | IstioGateway, namespace: str, name: str, field: str, found: Findings
+) -> None:
     meant = secrets.near(namespace, name)
-    hint = f"did you mean {meant}?" if meant else "create it, or mend the name"
-    found.add(codes.MISSING_CERTIFICATE, about(gateway), field, f"there is no Secret {namespace}/{name} in the input", hint)
+    if world.lacks(SECRETS, namespace, meant):
+        message = f"there is no Secret {namespace}/{name} in the input"
+        found.add(codes.MISSING_CERTIFICATE, about(gateway), field, message, f"did you mean {meant}?")

@@ -112,20 +112,20 @@ class Given:
                 self.live.add(entry.key)
             self.refusals += [Refusals(refused, _subject(refused, origin)) for refused in parsed.refused]
 
-    def over(self, cluster: Given) -> Given:
-        """A cluster with these applied to it."""
+    def over(self, base: Given) -> Given:
+        """What there is when these are applied on top of something: a cluster, or other files."""
         names = {str(entry.key) for entry in self.objects} | {entry.subject.name for entry in self.refusals}
         names |= {entry.subject.name for entry in self.foreign}
         made = {(entry.subject.namespace, entry.name) for entry in self.foreign if entry.template is not None}
         made |= {(entry.namespace, entry.name) for entry in self.objects if entry.KIND == "Deployment"}
-        kept = [entry for entry in cluster.objects if str(entry.key) not in names and not _made_by(entry, made)]
+        kept = [entry for entry in base.objects if str(entry.key) not in names and not _made_by(entry, made)]
         return Given(
-            True,
+            base.complete,
             [*kept, *self.objects],
-            [*(entry for entry in cluster.refusals if entry.subject.name not in names), *self.refusals],
-            [*self.foreign],
-            {**cluster.ignored, **self.ignored},
-            {entry.key for entry in kept},
+            [*(entry for entry in base.refusals if entry.subject.name not in names or not entry.subject.name), *self.refusals],
+            [*(entry for entry in base.foreign if entry.subject.name not in names), *self.foreign],
+            {**base.ignored, **self.ignored},
+            {entry.key for entry in kept} & base.live,
         )
 
     def _taken(self, entry: Object) -> None:

@@ -96,8 +96,8 @@ class Identities:
     def _account(self, policy: AuthorizationPolicy, namespace: str, account: str, field: str) -> None:
         known = self._accounts.get(namespace, {"default"})
         if account not in known:
-            if self._world.knows(ACCOUNTS, namespace):
-                meant = near(account, known)
+            meant = near(account, known)
+            if self._world.lacks(ACCOUNTS, namespace, meant):
                 hint = f"did you mean {meant}?" if meant else f"accounts of {namespace}: {', '.join(sorted(known)[:10])}"
                 message = f"there is no service account {namespace}/{account}"
                 self._found.add(codes.UNKNOWN_ACCOUNT, about(policy), field, message, hint)

@@ -7,7 +7,7 @@ from control.analyze.findings import Findings
 from control.analyze.given import Subject, about
 from control.analyze.near import near
 from control.analyze.runs import Runs
-from control.analyze.world import NAMESPACES, World
+from control.analyze.world import World
 from mesh.model.enrolment import EXCLUDED_NAMESPACES, MODE_AMBIENT, MODE_LABEL, MODE_NONE, SIDECAR_ANNOTATION
 from mesh.model.manifest import Namespace
 
@@ -83,7 +83,7 @@ def _missing(world: World, found: Findings) -> None:
             inside.setdefault(entry.namespace, []).append(about(entry))
     known = {*world.namespaces, *MADE_BY_CLUSTERS, world.settings.root_namespace}
     for name, subjects in inside.items():
-        if name in known or not world.knows(NAMESPACES, name):
+        if name in known:
             continue
         more = f", and {len(subjects) - 1} more" if len(subjects) > 1 else ""
         meant = near(name, world.namespaces)

@@ -64,9 +64,8 @@ class Parents:
     def _service(self, route: AnyRoute, ref: ParentRef, key: Key, path: str) -> None:
         entry = self._world.objects.get(key)
         if not isinstance(entry, (Service, ServiceEntry)):
-            if self._world.knows(SERVICES, key.namespace):
-                names = [other.name for other in self._world.objects if other.kind == key.kind and other.namespace == key.namespace]
-                self._missing(route, str(key), key.name, names, path)
+            names = [other.name for other in self._world.objects if other.kind == key.kind and other.namespace == key.namespace]
+            self._missing(route, SERVICES, key, near(key.name, names), path)
             return
         if isinstance(entry, Service):
             ports: Mapping[str, int] = {port.name: port.port for port in entry.spec.ports}
@@ -85,15 +84,13 @@ class Parents:
         namespace = ref.namespace or route.namespace
         gateway = world.find(Gateway, namespace, ref.name)
         if gateway is None:
-            if world.knows(GATEWAYS, namespace):
+            key = Key(Gateway.TYPE, namespace, ref.name)
+            if world.find(IstioGateway, namespace, ref.name) is not None:
+                hint = "the Gateway of this name is one of networking.istio.io: bind a VirtualService to it instead"
+                self._found.add(codes.UNKNOWN_PARENT, about(route), f"{path}.name", f"there is no {key} of {GROUP}", hint)
+            else:
                 names = [other.name for other in world.of(Gateway) if other.namespace == namespace]
-                name = f"Gateway {namespace}/{ref.name}"
-                if world.find(IstioGateway, namespace, ref.name) is not None:
-                    hint = "the Gateway of this name is one of networking.istio.io: bind a VirtualService to it instead"
-                    message = f"there is no {name} of {GROUP}"
-                    self._found.add(codes.UNKNOWN_PARENT, about(route), f"{path}.name", message, hint)
-                else:
-                    self._missing(route, name, ref.name, names, path)
+                self._missing(route, GATEWAYS, key, near(ref.name, names), path)
             return
         if gateway.spec.waypoint:
             message = f"{gateway.key} is a waypoint: it goes by routes that are attached to Services"
@@ -148,10 +145,10 @@ class Parents:
             return False
         return True
 
-    def _missing(self, route: AnyRoute, parent: str, name: str, names: list[str], path: str) -> None:
-        meant = near(name, names)
-        hint = f"did you mean {meant}?" if meant else "create it, or mend the name and namespace"
-        self._found.add(codes.UNKNOWN_PARENT, about(route), f"{path}.name", f"there is no {parent}", hint)
+    def _missing(self, route: AnyRoute, what: str, key: Key, meant: str, path: str) -> None:
+        if self._world.lacks(what, key.namespace, meant):
+            hint = f"did you mean {meant}?" if meant else "create it, or mend the name and namespace"
+            self._found.add(codes.UNKNOWN_PARENT, about(route), f"{path}.name", f"there is no {key}", hint)
 
 
 HINT = ("set allowedRoutes or hostname of a listener, or mend the route",)

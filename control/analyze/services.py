@@ -28,7 +28,7 @@ def check(world: World, found: Findings, routed: frozenset[Key]) -> None:
         if behind and GATEWAY_NAME not in service.spec.selector:
             for index, port in enumerate(service.spec.ports):
                 _target(service, index, port, behind, found)
-        elif not behind and not world.entries_behind(service.key) and world.knows(PODS, service.namespace):
+        elif not behind and not world.entries_behind(service.key):
             _selects_nothing(world, service, found)
     for service in world.of(Service):
         if service.key in routed:
@@ -37,12 +37,11 @@ def check(world: World, found: Findings, routed: frozenset[Key]) -> None:
 
 
 def _selects_nothing(world: World, service: Service, found: Findings) -> None:
-    selector = service.spec.selector
-    field, hint = "spec.selector", suggestion(selector, world.runs_in(service.namespace))
-    wrong = hint[1]
-    if wrong:
-        field = f"spec.selector[{wrong}]"
-    found.add(codes.SELECTS_NO_POD, about(service), field, f"no pod of {service.namespace} has {written(selector)}", hint[0])
+    hint, wrong = suggestion(service.spec.selector, world.runs_in(service.namespace))
+    if world.lacks(PODS, service.namespace, wrong):
+        field = "spec.selector" + (f"[{wrong}]" if wrong else "")
+        message = f"no pod of {service.namespace} has {written(service.spec.selector)}"
+        found.add(codes.SELECTS_NO_POD, about(service), field, message, hint)
 
 
 def suggestion(selector: Mapping[str, str], runs: list[Runs], path: str = "") -> tuple[str, str]:

@@ -120,10 +120,12 @@ def _hosts(world: World, service: VirtualService, found: Findings) -> None:
         if world.hosts.find(full) or (full.startswith("*.") and world.hosts.within(full)):
             continue
         meant = world.hosts.meant(full)
+        near_by = world.hosts.near(full)
         # With gateways beside it the host may be there for those alone.
-        if not meant and (service.spec.gateways or not world.knows(SERVICES, world.hosts.namespace_of(full) or service.namespace)):
+        known = not service.spec.gateways and world.lacks(SERVICES, world.hosts.namespace_of(full) or service.namespace, near_by)
+        if not meant and not known:
             continue
-        meant = meant or world.hosts.near(full)
+        meant = meant or near_by
         hint = f"did you mean {meant}?" if meant else "mend the name, or declare the host"
         message = f"there is no service {full}, so that these rules are for nobody"
         found.add(codes.ROUTES_UNKNOWN_HOST, about(service), f"spec.hosts[{index}]", message, hint)
@@ -159,10 +161,10 @@ def _gateways(world: World, service: VirtualService, found: Findings) -> None:
 
 
 def _no_gateway(world: World, service: VirtualService, key: Key, field: str, found: Findings) -> None:
-    if not world.knows(GATEWAYS, key.namespace):
-        return
     every = world.of(IstioGateway)
     meant = near(key.name, [gateway.name for gateway in every if gateway.namespace == key.namespace])
+    if not world.lacks(GATEWAYS, key.namespace, meant) and Key("Gateway", key.namespace, key.name) not in world.objects:
+        return
     elsewhere = sorted(f"{gateway.namespace}/{gateway.name}" for gateway in every if gateway.name == key.name)
     hint = f"did you mean {meant or elsewhere[0]}?" if meant or elsewhere else "create the Gateway, or mend the name"
     if Key("Gateway", key.namespace, key.name) in world.objects:
@@ -257,8 +259,8 @@ def _delegates(world: World, every: list[VirtualService], found: Findings) -> No
         for index, rule in enumerate(root.spec.http):
             if rule.delegate is not None:
                 namespace, name = rule.delegate.namespace or root.namespace, rule.delegate.name
-                if (namespace, name) not in delegates and world.knows(DELEGATES, namespace):
-                    meant = near(name, [service.name for service in every if service.spec.delegated and service.namespace == namespace])
+                meant = near(name, [service.name for service in every if service.spec.delegated and service.namespace == namespace])
+                if (namespace, name) not in delegates and world.lacks(DELEGATES, namespace, meant):
                     message = f"there is no VirtualService {namespace}/{name}: this rule is left out"
                     hint = f"did you mean {meant}?" if meant else "create it, or mend the name"
                     found.add(codes.MISSING_DELEGATE, about(root), f"spec.http[{index}].delegate.name", message, hint)

@@ -70,7 +70,8 @@ def _is_there(world: World, ask: Ask, found: Findings) -> bool:
         return True
     gateway = world.find(Gateway, key.namespace, key.name)
     if gateway is None:
-        if world.knows(GATEWAYS, key.namespace):
+        own = [other.name for other in world.of(Gateway) if other.spec.waypoint and other.namespace == key.namespace]
+        if world.lacks(GATEWAYS, key.namespace, near(key.name, own)):
             message = f"there is no waypoint {key.namespace}/{key.name}: traffic goes without one"
             found.add(codes.NO_WAYPOINT, ask.subject, ask.field, message, _instead(world, key))
     elif not gateway.spec.waypoint:

@@ -7,8 +7,8 @@ Manifests say less than a cluster knows, so some things are assumed for the reso
 enrolled as its labels say, and a waypoint's Gateway in a file has got its Service.
 
 And they say only some of what a cluster holds. That something is missing is found only where the input would have it: everywhere, if it
-is a cluster; in a namespace whose Namespace is in the input; and where others of its kind are there. What could not be looked up is
-remembered in `unchecked`.
+is a cluster; in a namespace whose Namespace is in the input together with what runs there; and elsewhere if it looks like something else,
+misspelt. What could not be looked up is remembered in `unchecked`.
 """
 
 from __future__ import annotations
@@ -114,18 +114,24 @@ class World:
         return self._entries_behind.get(key, [])
 
     def knows(self, what: str, namespace: str) -> bool:
-        """Whether what is not here of this sort is not there at all. If not, that is remembered."""
-        if self.given.complete and what != SECRETS:
-            return True
-        if what == NAMESPACES:
-            known = bool(self.namespaces)
-        elif what == LABELS:
+        """Whether what is not here of this sort is not there at all. If that cannot be told, it is remembered."""
+        if what == SECRETS:
+            known = False  # many are made by hand, and none is listed from a cluster
+        elif self.given.complete:
+            known = True
+        elif what in (LABELS, GATEWAYS):
             known = namespace in self.namespaces
         else:
-            known = (what, namespace) in self._present or (namespace in self.namespaces and what != SECRETS)
+            known = namespace in self.namespaces and ((PODS, namespace) in self._present or (SERVICES, namespace) in self._present)
         if not known:
             self.unchecked.add((what, namespace))
         return known
+
+    def lacks(self, what: str, namespace: str, meant: str) -> bool:
+        """As `knows`, of one thing that is not here. `meant`: what is here and is called much the same, ""  for nothing: where there are
+        others of its sort, it is taken for that one misspelt.
+        """
+        return (bool(meant) and (what, namespace) in self._present) or self.knows(what, namespace)
 
     # What the resolution says
 

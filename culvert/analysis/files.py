@@ -18,36 +18,41 @@ STDIN_NAME = "stdin"
 
 
 def read(paths: Iterable[Path], stdin: TextIO) -> tuple[Given, dict[str, str]]:
-    """What is in them, and the texts by the names of their files. UsageError for a path that is not there."""
-    given, texts = Given(), {}
-    for name, source in _sources(paths):
-        try:
-            text = stdin.read() if source is None else _text(source)
-        except (OSError, UnicodeDecodeError) as error:
-            texts[name] = ""
-            given.refusals.append(_unreadable(name, error))
-            continue
-        texts[name] = text
-        given.file(name, text)
+    """What is in them, and the texts by the names of their files. Each path is applied on top of those before it, as `apply` does it: what
+    it says again it says anew. UsageError for a path that is not there.
+    """
+    given, texts, seen = Given(), dict[str, str](), set[Path]()
+    for path in paths:
+        made = Given()
+        for name, file in _files(path):
+            real = file.resolve() if file is not None else Path(STDIN)
+            if real not in seen:
+                seen.add(real)
+                _take(made, texts, name, file, stdin)
+        given = made.over(given)
     return given, texts
 
 
-def _sources(paths: Iterable[Path]) -> Iterator[tuple[str, Path | None]]:
-    """Every file once, in order. Files that are named are read whatever they are called."""
-    seen: set[Path] = set()
-    for path in paths:
-        if str(path) == STDIN:
-            if Path(STDIN) not in seen:
-                seen.add(Path(STDIN))
-                yield STDIN_NAME, None
-            continue
-        if not path.exists():
-            raise UsageError(f"{path} is not there")
-        for file in sorted(_manifests(path)) if path.is_dir() else [path]:
-            real = file.resolve()
-            if real not in seen:
-                seen.add(real)
-                yield str(file), file
+def _take(given: Given, texts: dict[str, str], name: str, file: Path | None, stdin: TextIO) -> None:
+    try:
+        texts[name] = stdin.read() if file is None else _text(file)
+    except (OSError, UnicodeDecodeError) as error:
+        texts[name] = ""
+        given.refusals.append(_unreadable(name, error))
+    else:
+        given.file(name, texts[name])
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path | None]]:
+    """In order; None stands for standard input. A file that is named is read whatever it is called."""
+    if str(path) == STDIN:
+        yield STDIN_NAME, None
+    elif path.is_dir():
+        yield from ((str(file), file) for file in sorted(_manifests(path)))
+    elif path.exists():
+        yield str(path), path
+    else:
+        raise UsageError(f"{path} is not there")
 
 
 def _manifests(directory: Path) -> Iterator[Path]:

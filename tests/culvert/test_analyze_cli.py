@@ -137,10 +137,15 @@ def test_json(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_related_objects_have_their_places(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shop / "again.yaml").write_text(SHOP)
-    found = findings(capsys, "shop.yaml", "again.yaml")
-    same = next(entry for entry in found if entry["code"] == "CV0020")
-    assert (same["file"], same["line"]) == ("again.yaml", 4)
-    assert same["related"] == [{"object": "Service shop/cart", "file": "shop.yaml", "line": 1, "origin": None}]
+    same = next(entry for entry in findings(capsys, ".") if entry["code"] == "CV0020")
+    assert (same["file"], same["line"]) == ("shop.yaml", 4)
+    assert same["related"] == [{"object": "Service shop/cart", "file": "again.yaml", "line": 1, "origin": None}]
+
+
+def test_each_path_is_applied_on_top_of_those_before_it(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shop / "again.yaml").write_text(SHOP.replace("crat", "cart"))
+    assert [entry["code"] for entry in findings(capsys, "shop.yaml", "again.yaml")] == []
+    assert [entry["code"] for entry in findings(capsys, "again.yaml", "shop.yaml")] == ["CV0201"]
 
 
 @pytest.fixture(scope="module")

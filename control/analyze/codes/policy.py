@@ -73,6 +73,13 @@ WAYPOINT_OUT: Final = Code(
     "At the pods the waypoint is the peer, not its client: what comes through it is denied. Let the waypoint's identity in there, and say "
     "who may be its client in a policy that targets the Service.",
 )
+CLIENT_UNSEEN: Final = Code(
+    "CV0818",
+    ERROR,
+    "A policy denies clients that it does not see",
+    "What comes through a waypoint has the waypoint's identity at the pods: a DENY by identity there lets every client of the waypoint in. "
+    "Say it in a policy that targets the Service, which the waypoint enforces.",
+)
 
 # Mutual TLS
 

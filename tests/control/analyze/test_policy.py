@@ -293,9 +293,30 @@ CASES: dict[str, Case] = {
         ],
         ["CV0817 error AuthorizationPolicy shop/p spec.rules[0]"],
     ),
-    "somebody else is denied": (
+    "a client is denied where the waypoint comes in its place": (
         [*MESH, WEB, ap("p", f"action: DENY, {source('principals: [cluster.local/ns/shop/sa/web]')}")],
+        ["CV0818 error AuthorizationPolicy shop/p spec.rules[0]"],
+    ),
+    "a client is denied by a condition": (
+        [*MESH, ap("p", f"{SELECT}, action: DENY, rules: [{{when: [{{key: source.namespace, values: [default]}}]}}]")],
+        ["CV0818 error AuthorizationPolicy shop/p spec.rules[0]"],
+    ),
+    "a client is denied where no waypoint is": (
+        [*TUNNELS, WEB, ap("p", f"action: DENY, {source('principals: [cluster.local/ns/shop/sa/web]')}")],
         [],
+    ),
+    "a client is denied at the waypoint as well": (
+        [
+            *MESH,
+            WEB,
+            ap("p", f"action: DENY, {source('principals: [cluster.local/ns/shop/sa/web]')}"),
+            ap("q", f"action: DENY, {source('principals: [cluster.local/ns/shop/sa/web]', TARGET)}"),
+        ],
+        [],
+    ),
+    "a port is denied to everybody": (
+        [*MESH, ap("p", "action: DENY, " + operation("ports: ['9090']"))],
+        ["CV0805 warning AuthorizationPolicy shop/p spec.rules[0].to[0].operation.ports[0]"],
     ),
     "addresses are let in, and that of the waypoint is not known": ([*MESH, ap("p", source("ipBlocks: [10.0.0.0/8]"))], []),
     "a policy of the namespace keeps the waypoint out": (
@@ -438,7 +459,7 @@ def test_another_trust_domain_is_known_by_its_option() -> None:
 def test_the_namespace_of_the_mesh_is_known_by_its_option() -> None:
     from control.resolve import MeshSettings
 
-    texts = namespace("shop", AMBIENT), namespace("root"), deployment("cart"), ap("p", f"{SELECT}, rules: [{{}}]", "root")
+    texts = PLAIN, namespace("root", AMBIENT), deployment("cart"), deployment("x", "root"), ap("p", f"{SELECT}, rules: [{{}}]", "root")
     assert found(*texts) == ["CV0801 warning AuthorizationPolicy root/p spec.selector.matchLabels"]
     assert found(*texts, options=Options(MeshSettings(root_namespace="root"))) == []
 

@@ -243,7 +243,7 @@ def test_a_refused_policy_says_what_it_denies_meanwhile() -> None:
     ],
 )
 def test_a_selector_that_selects_nothing_is_compared_with_what_runs(selector: str, labels: str, field: str, hint: str) -> None:
-    texts = service("cart", f"selector: {{{selector}}}, ports: [{{port: 80}}]"), deployment("cart", labels=labels)
+    texts = PLAIN, service("cart", f"selector: {{{selector}}}, ports: [{{port: 80}}]"), deployment("cart", labels=labels)
     (finding,) = analyze(given(*texts), Options()).findings
     assert (finding.field, finding.hint) == (field, hint)
 
