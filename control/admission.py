@@ -10,14 +10,14 @@ Deletions are not asked about. A status alone (the subresource) is let through: 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mesh.io.http import JSON, HttpLimits, Request, Response, Routes, text
 from mesh.io.log import Log
 from mesh.model.errors import Refusal
-from mesh.model.manifest import Object, Parsed, parse_object, unsupported
+from mesh.model.manifest import Parsed, parse_object, unsupported
 from mesh.model.manifest.kinds import served
 
 API_VERSION = "admission.k8s.io/v1"
@@ -43,11 +43,9 @@ class Answer:
 
 
 ALLOWED = Answer(True)
-Foresight = Callable[[Object], tuple[str, ...]]
-"""What would not be in force of an object if it were stored now: half a sentence each."""
 
 
-def judge(request: Mapping[str, Any], foresight: Foresight = lambda entry: ()) -> Answer:
+def judge(request: Mapping[str, Any]) -> Answer:
     """Decide on the `request` of an AdmissionReview."""
     if request.get("operation") not in ("CREATE", "UPDATE") or request.get("subResource"):
         return ALLOWED
@@ -62,7 +60,6 @@ def judge(request: Mapping[str, Any], foresight: Foresight = lambda entry: ()) -
     if parsed.refused:
         return Answer(False, "; ".join(_words(refusal) for one in parsed.refused for refusal in one.refusals))
     found = [f"{path} has no effect: {why}" for made in parsed.objects for path, why in unsupported(made)]
-    found += [sentence for made in parsed.objects for sentence in foresight(made)]
     return Answer(True, warnings=tuple(_short(sentence) for sentence in found[:MOST_WARNINGS]))
 
 
@@ -76,7 +73,7 @@ def _short(sentence: str) -> str:
     return sentence if len(sentence) <= LONGEST_WARNING else f"{sentence[: LONGEST_WARNING - 1]}…"
 
 
-def routes(counts: Counts, foresight: Foresight = lambda entry: ()) -> Routes:
+def routes(counts: Counts) -> Routes:
     def validate(request: Request) -> Response:
         try:
             review = json.loads(request.body)
@@ -87,7 +84,7 @@ def routes(counts: Counts, foresight: Foresight = lambda entry: ()) -> Routes:
         except (ValueError, KeyError, TypeError, RecursionError):
             counts.validated("unreadable", False)
             return text(f"expected an AdmissionReview of {API_VERSION} in JSON\n", 400)
-        answer = judge(asked, foresight)
+        answer = judge(asked)
         kind = str((asked.get("kind") or {}).get("kind") or "")
         counts.validated(kind, answer.allowed)
         if not answer.allowed:

@@ -58,6 +58,7 @@ class Catalog:
         self._found: dict[Key, Origin | tuple[Origin, ...]] = {}  # where anything of a name is, accepted or refused; mostly one place
         self._held: dict[Origin, frozenset[Key]] = {}  # what an origin that cannot be read held before
         self._holders: dict[Key, set[Origin]] = {}
+        self._recalled: dict[Key, Object] = {}
         self._touched: set[Subject] = set()
         self._indexes: dict[Origin, dict[Key, tuple[list[Object], list[Refused]]]] = {}
 
@@ -81,11 +82,16 @@ class Catalog:
     def remove(self, origin: Origin) -> bool:
         return self.put(origin, Parsed())
 
+    def recall(self, parsed: Parsed) -> None:
+        """These objects were the last that an earlier life accepted of their names. To be said before what is put of them."""
+        self._recalled.update((entry.key, entry) for entry in parsed.objects)
+
     def update(self) -> set[Subject]:
         """Decide anew on everything that was touched. What is different now of `objects` and of `rejections`."""
         touched, self._touched = self._touched, set()
         changed = {subject for subject in touched if (self._decide(subject) if isinstance(subject, Key) else self._unread(subject))}
         self._indexes.clear()
+        self._recalled.clear()
         return changed
 
     def origins(self, source: str) -> Iterable[str]:
@@ -121,7 +127,8 @@ class Catalog:
             now: Object | None = copies[0]
             refused: list[Refused] = []
         else:
-            now = before if copies or broken or key in self._holders else None
+            last = self._recalled.get(key) if before is None else before
+            now = last if copies or broken or key in self._holders else None
             refused = [*broken, *_rivals(key, copies, broken)]
         if now is None:
             self.objects.pop(key, None)

@@ -6,11 +6,15 @@ Each field is followed by its variable, meaning, unit, default and off-switch.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from control.auth.kubernetes import TRUSTED
+from control.kube.access import Access
+from control.sources.consul.settings import ConsulSettings, settings_of
 from mesh.io.http import parse_address
 from mesh.model.errors import ConfigError, Refusal
 from mesh.model.identity import DEFAULT_TRUST_DOMAIN
@@ -23,15 +27,46 @@ LONGEST_LEAF = 90 * DAY
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    manifests: tuple[Path, ...]
-    """CULVERT_MANIFESTS: directories of YAML files, separated by colons. Required."""
+class KubernetesConfig:
+    access: Access
+    """CULVERT_KUBERNETES: `true` inside a cluster, for the pod's service account; otherwise the path of a kubeconfig. Empty: no cluster.
+    CULVERT_KUBERNETES_CONTEXT: one of the kubeconfig's contexts. Default: its current one.
+    """
 
+    namespace: str = DEFAULT_ROOT_NAMESPACE
+    """CULVERT_NAMESPACE: where the control plane lives: its Lease and its CA's Secret."""
+
+    ca_secret: str = "culvert-ca"  # noqa: S105 - a name
+    """CULVERT_CA_SECRET: Secret that all replicas keep the CA in; CULVERT_CA_DIR has a copy. `-`: in CULVERT_CA_DIR alone."""
+
+    webhook_address: str = ":15017"
+    """CULVERT_WEBHOOK_ADDRESS: admission, over TLS. Empty switches it off."""
+
+    trusted: frozenset[str] = TRUSTED
+    """CULVERT_TRUSTED_ACCOUNTS: namespace/name of service accounts that may ask for certificates of all pods on their node, separated by
+    commas. Default: istio-system/ztunnel.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
     ca_dir: Path
     """CULVERT_CA_DIR: where the CA's state and keys (0600) are kept, its roots published, and commands taken; made if missing. Required."""
 
-    node_tokens: Path
-    """CULVERT_NODE_TOKENS: directory with one file per node, named as the node, holding its bearer token. Required."""
+    manifests: tuple[Path, ...] = ()
+    """CULVERT_MANIFESTS: directories of YAML files, separated by colons. At least one source is required: this, Kubernetes, or Consul."""
+
+    kubernetes: KubernetesConfig | None = None
+    """CULVERT_KUBERNETES and its kin: an API server. Default: none."""
+
+    consul: ConsulSettings | None = None
+    """CULVERT_CONSUL and its kin (`control.sources.consul.settings`): a Consul agent. Default: none."""
+
+    keep: Path | None = None
+    """CULVERT_KEEP: file (0600) in which is kept what Kubernetes and Consul last said, for a start without them. Default: nothing is."""
+
+    node_tokens: Path | None = None
+    """CULVERT_NODE_TOKENS: directory with one file per node, named as the node, holding its bearer token. Required without Kubernetes."""
 
     xds_address: str = "[::]:15012"
     """CULVERT_XDS_ADDRESS: xDS and CA over TLS. Empty switches it off."""
@@ -107,7 +142,16 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
             refuse(name, value, shape.accepted)
         return value
 
-    manifests = tuple(Path(part) for part in required("CULVERT_MANIFESTS").split(":") if part)
+    manifests = tuple(Path(part) for part in source.get("CULVERT_MANIFESTS", "").split(":") if part)
+    kubernetes = _kubernetes(source, address, named, refuse)
+    try:
+        consul = settings_of(source)
+    except ConfigError as error:
+        refusals += error.refusals
+        consul = None
+    if not manifests and not any(source.get(name) for name in ("CULVERT_KUBERNETES", "CULVERT_CONSUL")):
+        refuse("CULVERT_MANIFESTS", "", "a path; or CULVERT_KUBERNETES or CULVERT_CONSUL: one source at least")
+    tokens = source.get("CULVERT_NODE_TOKENS", "") if source.get("CULVERT_KUBERNETES") else required("CULVERT_NODE_TOKENS")
     plaintext = address("CULVERT_XDS_PLAINTEXT", Config.xds_plaintext)
     if plaintext and not _loopback(plaintext):
         refuse("CULVERT_XDS_PLAINTEXT", plaintext, "a loopback address: tokens must not cross a wire in clear")
@@ -124,8 +168,11 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
         intermediate = "60"
     config = Config(
         manifests=manifests,
+        kubernetes=kubernetes,
+        consul=consul,
+        keep=Path(keep) if (keep := source.get("CULVERT_KEEP", "")) else None,
         ca_dir=Path(required("CULVERT_CA_DIR")),
-        node_tokens=Path(required("CULVERT_NODE_TOKENS")),
+        node_tokens=Path(tokens) if tokens else None,
         xds_address=address("CULVERT_XDS_ADDRESS", Config.xds_address),
         xds_plaintext=plaintext,
         http_address=address("CULVERT_HTTP_ADDRESS", Config.http_address),
@@ -144,6 +191,31 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
     if refusals:
         raise ConfigError(*refusals)
     return config
+
+
+Address = Callable[[str, str], str]
+Named = Callable[[str, str, Text], str]
+
+
+def _kubernetes(source: Mapping[str, str], address: Address, named: Named, refuse: Callable[[str, str, str], None]) -> KubernetesConfig | None:
+    where = source.get("CULVERT_KUBERNETES", "")
+    if not where:
+        return None
+    context = source.get("CULVERT_KUBERNETES_CONTEXT", "")
+    if where == "true" and context:
+        refuse("CULVERT_KUBERNETES_CONTEXT", context, "nothing, inside a cluster")
+    trusted = frozenset(name.strip() for name in source.get("CULVERT_TRUSTED_ACCOUNTS", ",".join(TRUSTED)).split(",") if name.strip())
+    for name in sorted(trusted):
+        if not re.fullmatch(r"[-a-z0-9]{1,63}/[-.a-z0-9]{1,253}", name):
+            refuse("CULVERT_TRUSTED_ACCOUNTS", name, "namespace/name, separated by commas")
+    secret = source.get("CULVERT_CA_SECRET", "")
+    return KubernetesConfig(
+        access=Access(None if where == "true" else Path(where), context),
+        namespace=named("CULVERT_NAMESPACE", KubernetesConfig.namespace, DNS_LABEL),
+        ca_secret="" if secret == "-" else named("CULVERT_CA_SECRET", KubernetesConfig.ca_secret, DNS_NAME),
+        webhook_address=address("CULVERT_WEBHOOK_ADDRESS", KubernetesConfig.webhook_address),
+        trusted=trusted,
+    )
 
 
 def _loopback(address: str) -> bool:

@@ -23,6 +23,7 @@ from control.resolve import Changes, Mesh
 from control.resolve.l7.plans import Ref
 from control.sources import Feed
 from control.xds.proxies import Proxies, proxy_entries
+from control.xds.secrets import Secrets
 from control.xds.server import XdsServer
 from control.xds.store import Entry, Store
 from control.xds.tunnels import TUNNEL_TYPES, tunnel_entries
@@ -44,6 +45,9 @@ class _Sink:
     def put(self, origin: str, parsed: Parsed) -> None:
         self.pipeline.put(self.source, origin, parsed)
 
+    def recall(self, origin: str, parsed: Parsed) -> None:
+        self.pipeline.mesh.recall(parsed)
+
     def remove(self, origin: str) -> None:
         self.pipeline.put(self.source, origin, Parsed())
 
@@ -54,11 +58,11 @@ class _Sink:
 class Pipeline:
     """The mesh, kept up to date from its sources, and what tunnels are served of it."""
 
-    def __init__(self, mesh: Mesh, sources: Sequence[Feed], xds: XdsServer, metrics: Metrics) -> None:
+    def __init__(self, mesh: Mesh, sources: Sequence[Feed], xds: XdsServer, metrics: Metrics, secrets: Secrets | None = None) -> None:
         self.mesh = mesh
         self.sources = sources
         self.tunnels = Store(TUNNEL_TYPES)
-        self.proxies = Proxies(mesh, self.poke, xds.publish)
+        self.proxies = Proxies(mesh, self.poke, xds.publish, secrets)
         self.published: Callable[[Changes], None] = lambda changes: None
         """Called on the loop after every publication."""
         self._xds = xds

@@ -136,8 +136,9 @@ class TokenReviews:
         if self._away:
             self._away_until = now + PATIENCE  # one finds out whether it is back, and only that one waits
         try:
-            async with self._slots, self._api.typed("create", RESOURCE, PATIENCE) as client:
-                review = await client.create(TokenReview(spec=TokenReviewSpec(token=token, audiences=[self._audience])))
+            question = TokenReview(spec=TokenReviewSpec(token=token, audiences=[self._audience]))
+            async with self._slots:
+                review = await self._api.typed("create", RESOURCE, lambda client: client.create(question), PATIENCE)
         except (Unreachable, Busy, ServerFailed) as error:
             self._away, self._away_until = True, self._now() + AWAY
             self._meter.reviewed("unreachable")

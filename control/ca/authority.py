@@ -96,7 +96,15 @@ class Authority:
         """A new key with a certificate for these DNS names and addresses. Raises CannotSign."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
-        leaf = self._leaf(key.public_key(), alternatives, _SERVER, life, now or datetime.now(UTC))
+        return self._pair(key, self._leaf(key.public_key(), alternatives, _SERVER, life, now or datetime.now(UTC)))
+
+    def workload(self, identity: Identity, life: timedelta, now: datetime | None = None) -> Pair:
+        """A new key with a certificate for `identity`, for a proxy that is handed both (SDS). Raises CannotSign."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))])
+        return self._pair(key, self._leaf(key.public_key(), names, _PEER, life, now or datetime.now(UTC)))
+
+    def _pair(self, key: ec.EllipticCurvePrivateKey, leaf: x509.Certificate) -> Pair:
         chain = "".join((to_pem(leaf), *self.chain)).encode()
         return Pair(key_to_pem(key).encode(), chain, leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp())
 

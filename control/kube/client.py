@@ -3,8 +3,7 @@
     api = Api(Access())                                        # ConfigError where there is nothing to connect with
     answer = await api.call("list", "pods", "/api/v1/pods", query={"limit": "500"})
     async with api.stream("watch", "pods", path, query=…, silence=100) as chunks: …
-    async with api.typed("create", "tokenreviews.authentication.k8s.io") as client:
-        await client.create(TokenReview(…))
+    review = await api.typed("create", "tokenreviews.authentication.k8s.io", lambda client: client.create(TokenReview(…)))
 
 `verb` and `resource` are RBAC's words, and are what a `Forbidden` names. Every wait has a bound. A 401 makes the client read
 its credentials anew (token files are read again by lightkube at once, before it gives up), and so does a server certificate that our CA
@@ -16,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 from lightkube import AsyncClient
@@ -42,7 +41,11 @@ PATIENCE = 15.0
 MOST = 16 << 20
 """Bytes of one answer, unless the caller says otherwise."""
 RELOAD_PAUSE = 10.0
+SETTLE = 1.0
+"""Seconds at the end for requests that nobody waits for any more."""
 FIELD_MANAGER = "culvert.dev/control"
+
+T = TypeVar("T")
 
 # A peer that is gone without a word is noticed after 15 + 3 x 5 seconds, also while nothing is asked of it.
 KEEPALIVE = (
@@ -70,6 +73,7 @@ class Api:
         self._transport: Any = transport
         self._reloading = False
         self._reload_from = 0.0
+        self._strays: set[asyncio.Task[Any]] = set()
         config = access.load()
         self.server = config.cluster.server
         self.namespace = config.namespace
@@ -91,7 +95,7 @@ class Api:
         async with self._asking(verb, resource):
             request = self._http.build_request(METHODS[verb], path, params=query, content=body, headers=headers, timeout=patience)
             async with asyncio.timeout(patience):
-                response = await self._http.send(request, stream=True)
+                response = await self._send(request)
                 try:
                     content = await _content(response, most)
                 finally:
@@ -109,7 +113,7 @@ class Api:
         async with self._asking(verb, resource):
             request = self._http.build_request(METHODS[verb], path, params=query, timeout=times)
             async with asyncio.timeout(patience):
-                response = await self._http.send(request, stream=True)
+                response = await self._send(request)
         try:
             if response.status_code >= 300:
                 async with self._asking(verb, resource):
@@ -120,15 +124,48 @@ class Api:
         finally:
             await response.aclose()
 
-    @asynccontextmanager
-    async def typed(self, verb: str, resource: str, patience: float = PATIENCE) -> AsyncIterator[AsyncClient]:
-        """lightkube's client, for one request and nothing else. KubeError as above."""
+    async def typed(self, verb: str, resource: str, ask: Callable[[AsyncClient], Coroutine[Any, Any, T]], patience: float = PATIENCE) -> T:
+        """One request by lightkube's client. Errors as above."""
         async with self._asking(verb, resource), asyncio.timeout(patience):
-            yield self._typed
+            return await self._whole(ask(self._typed))
 
     async def close(self) -> None:
+        await self._settle()
         await self._http.aclose()
         await self._typed.close()
+
+    # Requests that are cancelled
+
+    async def _send(self, request: httpx2.Request) -> httpx2.Response:
+        return await self._whole(self._http.send(request, stream=True))
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await it; a cancellation leaves it to its own end, which its timeouts bound. A connection that is cancelled while it is made
+        would stay open: the libraries below forget it.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._strays.add(task)
+            task.add_done_callback(self._forget)
+            raise
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        """Nobody waits for it any more: what it brought is thrown away."""
+        self._strays.discard(task)
+        if not task.cancelled() and task.exception() is None and isinstance(response := task.result(), httpx2.Response):
+            closing = asyncio.ensure_future(response.aclose())
+            self._strays.add(closing)
+            closing.add_done_callback(self._strays.discard)
+
+    async def _settle(self) -> None:
+        """Give strays a moment, then end them."""
+        strays = set(self._strays)
+        if strays:
+            _, late = await asyncio.wait(strays, timeout=SETTLE)
+            for task in late:
+                task.cancel()
 
     @asynccontextmanager
     async def _asking(self, verb: str, resource: str) -> AsyncIterator[None]:

@@ -14,6 +14,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from lightkube.models.coordination_v1 import LeaseSpec
@@ -107,8 +108,8 @@ class Elector:
 
     async def _read(self, patience: float) -> Record | None:
         try:
-            async with self._api.typed("get", RESOURCE, patience) as client:
-                return self._record(await client.get(Lease, self._name, namespace=self._namespace))
+            get = self._api.typed("get", RESOURCE, lambda client: client.get(Lease, self._name, namespace=self._namespace), patience)
+            return self._record(await get)
         except Missing:
             return None
 
@@ -122,11 +123,10 @@ class Elector:
         )
         if record.version:
             # What others wrote on the object, such as labels, stays.
-            async with self._api.typed("update", RESOURCE, patience) as client:
-                return self._record(await client.replace(Lease(metadata=self._metadata, spec=spec)))
-        fresh = ObjectMeta(name=self._name, namespace=self._namespace)
-        async with self._api.typed("create", RESOURCE, patience) as client:
-            return self._record(await client.create(Lease(metadata=fresh, spec=spec)))
+            known = Lease(metadata=self._metadata, spec=spec)
+            return self._record(await self._api.typed("update", RESOURCE, lambda client: client.replace(known), patience))
+        fresh = Lease(metadata=ObjectMeta(name=self._name, namespace=self._namespace), spec=spec)
+        return self._record(await self._api.typed("create", RESOURCE, lambda client: client.create(fresh), patience))
 
     def _record(self, lease: Lease) -> Record:
         spec = lease.spec or LeaseSpec()
@@ -141,13 +141,21 @@ class Elector:
         )
 
     async def _release(self) -> None:
-        step = self._election.release(self._clock(), _wall())
-        if step is not None:
+        for _ in range(2):
+            step = self._election.release(self._clock(), _wall())
+            if step is None:
+                break
             try:
                 await self._do(step)
                 log.info("let go of the lease", lease=self._name)
+            except Conflict:
+                # A renewal that was cancelled has arrived nevertheless.
+                self._election.refused()
+                with suppress(KubeError):
+                    await self._do(Read())
             except KubeError as error:
                 log.warning("could not let go of the lease: it ends by itself", error=str(error))
+                break
         self._election.resign()
         self._say()
 

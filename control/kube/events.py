@@ -195,14 +195,14 @@ class Announcer:
             reportingComponent=CONTROLLER,
             reportingInstance=self._instance[:128],
         )
-        async with self._api.typed("create", RESOURCE) as client:
-            await client.create(event)
+        await self._api.typed("create", RESOURCE, lambda client: client.create(event))
 
     async def _raise_count(self, name: str, report: Report, count: int) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        async with self._api.typed("patch", RESOURCE) as client:
-            patch = {"count": count, "lastTimestamp": now}
-            await client.patch(Event, name, patch, namespace=report.namespace, patch_type=PatchType.MERGE)
+        patch = {"count": count, "lastTimestamp": now}
+        await self._api.typed(
+            "patch", RESOURCE, lambda client: client.patch(Event, name, patch, namespace=report.namespace, patch_type=PatchType.MERGE)
+        )
 
     def _know(self, name: str, said: Said) -> None:
         self._said[name] = said

@@ -56,8 +56,7 @@ class SecretFiles:
     async def load(self) -> Files | None:
         """What is there, None where nothing is. KubeError; ConfigError where it is none of ours."""
         try:
-            async with self._api.typed("get", RESOURCE) as client:
-                found = await client.get(Secret, self._name, namespace=self._namespace)
+            found = await self._api.typed("get", RESOURCE, lambda client: client.get(Secret, self._name, namespace=self._namespace))
         except Missing:
             return None
         if found.type != TYPE:
@@ -76,9 +75,9 @@ class SecretFiles:
         if self._purpose:
             metadata.annotations = {"culvert.dev/purpose": self._purpose}
         secret = Secret(metadata=metadata, type=TYPE, data={name: base64.b64encode(value).decode() for name, value in content.items()})
-        async with self._api.typed("update" if expected else "create", RESOURCE) as client:
-            saved = await (client.replace(secret, field_manager=FIELD_MANAGER) if expected else client.create(secret))
-        return _version(saved)
+        if expected:
+            return _version(await self._api.typed("update", RESOURCE, lambda client: client.replace(secret, field_manager=FIELD_MANAGER)))
+        return _version(await self._api.typed("create", RESOURCE, lambda client: client.create(secret)))
 
     async def changed(self, version: str) -> None:
         """Return when another version is there, or none. What goes wrong meanwhile is waited out."""

@@ -63,8 +63,7 @@ class WebhookBundle:
     async def ensure(self) -> bool:
         """Whether it had to be written. KubeError; no configuration is nothing to write to."""
         try:
-            async with self._api.typed("get", RESOURCE) as client:
-                found = await client.get(ValidatingWebhookConfiguration, self._name)
+            found = await self._api.typed("get", RESOURCE, lambda client: client.get(ValidatingWebhookConfiguration, self._name))
         except Missing:
             return False
         wanted = base64.b64encode(self._bundle().encode()).decode()
@@ -72,6 +71,9 @@ class WebhookBundle:
         if all(webhook.clientConfig.caBundle == wanted for webhook in webhooks):
             return False
         patch = {"webhooks": [{"name": webhook.name, "clientConfig": {"caBundle": wanted}} for webhook in webhooks]}
-        async with self._api.typed("patch", RESOURCE) as client:
-            await client.patch(ValidatingWebhookConfiguration, self._name, patch, patch_type=PatchType.STRATEGIC)
+        await self._api.typed(
+            "patch",
+            RESOURCE,
+            lambda client: client.patch(ValidatingWebhookConfiguration, self._name, patch, patch_type=PatchType.STRATEGIC),
+        )
         return True

@@ -76,6 +76,10 @@ class Mesh:
         """Whether anything is different now."""
         return self.catalog.put(Origin(source, origin), parsed)
 
+    def recall(self, parsed: Parsed) -> None:
+        """What an earlier life accepted last, where what is put next is refused."""
+        self.catalog.recall(parsed)
+
     def pin(self, wanted: View | Ref) -> None:
         """Work out all that a view needs, or one resource, from the next batch on, until it is unpinned as often."""
         self._pins.append((True, wanted))

@@ -55,12 +55,15 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a client is served from. `want` is told the names that it asks for; `close` that it is gone."""
+    """What a client is served from. `want` is told the names that it asks for; `accepted`, up to which number of the store it has accepted
+    all of a type; `close`, that it is gone.
+    """
 
     store: Store
     rules: Rules
     kind: str
     want: Callable[[str, Iterable[str]], None] = lambda type_url, names: None
+    accepted: Callable[[str, int], None] = lambda type_url, number: None
     close: Callable[[], None] = lambda: None
 
 
@@ -175,6 +178,8 @@ class XdsServer:
             waited = state is not None and state.outstanding and request.nonce == state.outstanding
             client.view.want(request.type_url, request.subscribe)
             client.stream.receive(request, loop.time())
+            if waited and not request.error:
+                client.view.accepted(request.type_url, client.stream.states[request.type_url].acked)
             if waited and request.type_url in client.sent:
                 self._metrics.convergence.observe(loop.time() - client.sent[request.type_url][1])
             if request.error and waited:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,7 @@ class Background:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="control plane", daemon=True)
         self._tasks: list[asyncio.Task[Any]] = []
+        self._apis: list[Api] = []
 
     def __enter__(self) -> Background:
         self._thread.start()
@@ -98,6 +100,8 @@ class Background:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for api in self._apis:
+                await api.close()
             await self.loop.shutdown_default_executor()
 
         self.run(end())
@@ -107,6 +111,23 @@ class Background:
 
     def run(self, work: Coroutine[Any, Any, T], seconds: float = 60.0) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(seconds)
+
+    def connect(self, kubeconfig: Path) -> Api:
+        """Closed when everything ends."""
+
+        async def connect() -> Api:
+            self._apis.append(Api(Access(kubeconfig)))
+            return self._apis[-1]
+
+        return self.run(connect())
+
+    def call(self, what: Callable[..., T], *arguments: Any) -> T:
+        """On the loop."""
+
+        async def call() -> T:
+            return what(*arguments)
+
+        return self.run(call())
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         async def start() -> asyncio.Task[Any]:
@@ -128,6 +149,7 @@ class Follower(Background):
 
     def __enter__(self) -> Follower:
         super().__enter__()
+        self.api = self.connect(self._kubeconfig)
         self.run(self._make())
         self._task = self.start(self.source.run(self.sink))
         if self.keeper is not None:
@@ -135,7 +157,6 @@ class Follower(Background):
         return self
 
     async def _make(self) -> None:
-        self.api = Api(Access(self._kubeconfig))
         if self._keep is not None:
             self.keeper = Keeper(self._keep)
             await self.keeper.open()
@@ -144,14 +165,13 @@ class Follower(Background):
 
     def __exit__(self, *details: object) -> None:
         ended = self._task.done()
-        keeper, api = self.keeper, self.api
+        keeper = self.keeper
 
         async def close() -> None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             if keeper is not None:
                 await keeper.close()
-            await api.close()
 
         self.run(close())
         super().__exit__(*details)
@@ -202,14 +222,36 @@ def delete_pod(server: ApiServer, namespace: str, name: str) -> None:
     server.api.request("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}", {"gracePeriodSeconds": 0})
 
 
-def crd(name: str, versions: tuple[str, ...] = (), storage: str = "v1") -> dict[str, Any]:
-    """One of ours, as it is deployed; with only some of its versions served."""
-    found: dict[str, Any] = yaml.safe_load((CRDS / f"{name}.yaml").read_text())
-    if versions:
-        for version in found["spec"]["versions"]:
+def crd(name: str, versions: tuple[str, ...] = (), storage: str = "v1", loose: bool = False) -> dict[str, Any]:
+    """One of ours, as it is deployed; or with only some of its versions served; or, `loose`, with a schema that takes anything."""
+    found: dict[str, Any] = yaml.load((CRDS / f"{name}.yaml").read_text(), yaml.CSafeLoader)
+    for version in found["spec"]["versions"]:
+        if versions:
             version["served"] = version["name"] in versions
             version["storage"] = version["name"] == storage
+        if loose:
+            version["schema"] = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
     return found
+
+
+def establish(server: ApiServer, *crds: dict[str, Any]) -> None:
+    """Apply CRDs, and wait until the server serves them."""
+    server.apply(crds)
+    names = [f"crd/{one['metadata']['name']}" for one in crds]
+    retry(lambda: server.kubectl("wait", "--for=condition=Established", *names))
+
+
+def retry(what: Callable[[], object], seconds: float = 20.0) -> None:
+    """Servers that have just started, or just got a kind, say no for a moment."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            what()
+            return
+        except (AssertionError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def slow(tuning: Tuning = QUICK, **changes: Any) -> Tuning:

@@ -13,7 +13,7 @@ from tests.cluster import apiserver
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.faultproxy import FaultProxy
 from tests.cluster.faults import Cut, Delay, Fault, Silence, Stale, call, error, gone, gone_event, status, too_many
-from tests.cluster.kubernetes import Follower, crd, delete_pod, make_pod, run_pod, slow
+from tests.cluster.kubernetes import Follower, crd, delete_pod, establish, make_pod, retry, run_pod, slow
 
 pytestmark = pytest.mark.cluster
 POLICIES = "authorizationpolicies.security.istio.io"
@@ -26,7 +26,7 @@ def policy(name: str, namespace: str, spec: dict[str, Any] | None = None, versio
         "apiVersion": f"security.istio.io/{version}",
         "kind": "AuthorizationPolicy",
         "metadata": metadata,
-        "spec": spec or {"action": "DENY"},
+        "spec": spec or {"action": "DENY", "rules": [{}]},
     }
 
 
@@ -100,7 +100,7 @@ def test_restarts_of_the_api_server_and_of_etcd(private_server: ApiServer) -> No
         for number, (what, restart) in enumerate(restarts.items()):
             mark = len(follower.sink.story)
             restart()
-            _retry(lambda number=number: make_pod(server, name, f"b{number}"))
+            retry(lambda number=number: make_pod(server, name, f"b{number}"))
             follower.eventually(
                 f"the pod that was made after a restart: {what}", lambda number=number: f"{name}/b{number}" in follower.sink.of("pods"), 30
             )
@@ -114,9 +114,8 @@ def test_kinds_appear_later_change_their_version_and_go(private_server: ApiServe
     name = server.make_namespace()
     with Follower(server.kubeconfig) as follower:
         follower.synced()
-        server.apply([crd(POLICIES, ("v1beta1",), storage="v1beta1")])
-        server.kubectl("wait", "--for=condition=Established", f"crd/{POLICIES}")
-        _retry(lambda: server.apply([policy("deny", name, version="v1beta1")]))
+        establish(server, crd(POLICIES, ("v1beta1",), storage="v1beta1"))
+        retry(lambda: server.apply([policy("deny", name, version="v1beta1")]))
         follower.eventually("the policy", lambda: follower.sink.of(POLICIES) == {f"{name}/deny"})
         assert follower.source.state.synced
         kind = follower.source.kind("AuthorizationPolicy")
@@ -125,8 +124,8 @@ def test_kinds_appear_later_change_their_version_and_go(private_server: ApiServe
 
         server.apply([crd(POLICIES, ("v1", "v1beta1"), storage="v1beta1")])
         follower.eventually("the better version", lambda: (found := follower.source.kind("AuthorizationPolicy")) and found.version == "v1")
-        server.apply([policy("refused", name, {"action": "DENY", "rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}]})])
-        follower.eventually("the other policy", lambda: follower.sink.of(POLICIES) == {f"{name}/deny", f"{name}/refused"})
+        server.apply([policy("other", name)])
+        follower.eventually("the other policy", lambda: follower.sink.of(POLICIES) == {f"{name}/deny", f"{name}/other"})
         follower.synced()
 
         server.apply([crd(POLICIES, ("v1",), storage="v1beta1")])
@@ -142,6 +141,22 @@ def test_kinds_appear_later_change_their_version_and_go(private_server: ApiServe
         follower.eventually("the kind to be gone", lambda: follower.source.kind("AuthorizationPolicy") is None, 30)
         assert follower.sink.of(POLICIES) == set()
         follower.synced()
+
+
+def test_what_the_parser_refuses_is_handed_over_as_refused(private_server: ApiServer) -> None:
+    """Behind a schema that takes anything, as somebody else's CRD may be."""
+    server = private_server
+    name = server.make_namespace()
+    establish(server, crd(POLICIES, loose=True))
+    with Follower(server.kubeconfig) as follower:
+        follower.synced()
+        retry(lambda: server.apply([policy("bad", name, {"action": "DENY", "rulez": [{}]}), policy("good", name)]))
+        follower.eventually("both", lambda: follower.sink.of(POLICIES) == {f"{name}/bad", f"{name}/good"})
+        parsed = follower.sink.held[f"{POLICIES}/{name}/bad"]
+        assert parsed.objects == ()
+        (refused,) = parsed.refused
+        assert (refused.refusals[0].field, refused.namespace, refused.name, refused.policy) == ("spec.rulez", name, "bad", True)
+        assert follower.sink.held[f"{POLICIES}/{name}/good"].refused == ()
 
 
 FAULTS: dict[str, tuple[Fault, str, int | None]] = {
@@ -233,8 +248,9 @@ def test_missing_permissions_are_said(server: ApiServer, namespace: str) -> None
         follower.synced(60)
 
 
-def test_a_credential_that_ends_is_read_anew(server: ApiServer, namespace: str, tmp_path: Path) -> None:
+def test_a_credential_that_ends_is_read_anew(server: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kubeconfig whose token is replaced on disk, as by whoever rotates it."""
+    monkeypatch.setattr("control.kube.client.RELOAD_PAUSE", 0.5)
     server.make_account(namespace, "reader")
     server.kubectl(
         "create", "clusterrolebinding", f"read-{namespace}", "--clusterrole=cluster-admin", f"--serviceaccount={namespace}:reader"
@@ -255,9 +271,8 @@ def test_it_serves_what_it_had_when_it_starts_without_an_api_server(private_serv
     name = server.make_namespace()
     for pod_name in ("a", "b"):
         make_pod(server, name, pod_name)
-    server.apply([crd(POLICIES)])
-    server.kubectl("wait", "--for=condition=Established", f"crd/{POLICIES}")
-    _retry(lambda: server.apply([policy("deny", name)]))
+    establish(server, crd(POLICIES))
+    retry(lambda: server.apply([policy("deny", name)]))
     with Follower(server.kubeconfig, keep=tmp_path / "keep.db") as follower:
         follower.synced()
         follower.eventually("the policy", lambda: follower.sink.of(POLICIES) == {f"{name}/deny"})
@@ -277,16 +292,3 @@ def test_it_serves_what_it_had_when_it_starts_without_an_api_server(private_serv
 
 def _proxy(server: ApiServer) -> FaultProxy:
     return FaultProxy(server.url, server.ca, server.pki.server("proxy", ["127.0.0.1"]))
-
-
-def _retry(what: Any, seconds: float = 20.0) -> None:
-    """Servers that have just started say no for a moment."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            what()
-            return
-        except (AssertionError, OSError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)

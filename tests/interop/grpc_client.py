@@ -1,6 +1,6 @@
-"""`python -m tests.interop.grpc_client TARGET`: a gRPC client in a process of its own, since its xDS configuration is the process's.
+"""A gRPC client in a process of its own, since what gRPC knows of its control plane it reads once per process.
 
-Each line of standard input is a JSON object of metadata, each line of output what came of one call: a name, or the status.
+python grpc_client.py xds:///app.shop:80     lines of JSON in: {"method", "headers", "timeout", "count"}; out: [[code, text], …]
 """
 
 from __future__ import annotations
@@ -10,19 +10,29 @@ import sys
 
 import grpc
 
-from tests.interop.grpc_echo import METHOD, SERVICE, read
 
-
-def main() -> None:
-    channel = grpc.insecure_channel(sys.argv[1])
-    call = channel.unary_unary(f"/{SERVICE}/{METHOD}")
-    for line in sys.stdin:
-        metadata = tuple(json.loads(line).items())
-        try:
-            print(read(call(b"", timeout=15, metadata=metadata)), flush=True)
-        except grpc.RpcError as error:
-            print(f"{error.code().name}: {error.details()}", flush=True)
+def main(target: str) -> None:
+    with grpc.insecure_channel(target) as channel:
+        for line in sys.stdin:
+            wanted = json.loads(line)
+            call = channel.unary_unary(wanted["method"])
+            futures = [
+                call.future(
+                    b"",
+                    metadata=list(wanted.get("headers", {}).items()),
+                    timeout=wanted.get("timeout", 20),
+                    wait_for_ready=wanted.get("wait", True),
+                )
+                for _ in range(wanted.get("count", 1))
+            ]
+            answers = []
+            for future in futures:
+                try:
+                    answers.append(["OK", future.result().decode()])
+                except grpc.RpcError as error:
+                    answers.append([error.code().name, error.details()])  # type: ignore[attr-defined]
+            print(json.dumps(answers), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests.interop import plane
-from tests.interop.grpc_echo import Echo, echo
+from tests.interop.grpc_echo import METHOD, Echo, echo, read
+from tests.interop.grpc_echo import SERVICE as SERVICE_NAME
 from tests.interop.proxied import eventually
 
 pytestmark = pytest.mark.interop
 
+SAY = f"{SERVICE_NAME}/{METHOD}"
 TARGET = "xds:///reviews.shop.svc.cluster.local:9080"
 SERVICE = """
 apiVersion: v1
@@ -83,10 +85,12 @@ class Client:
     def calls(self, count: int, **metadata: str) -> Counter[str]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        line = json.dumps({key.replace("_", "-"): value for key, value in metadata.items()})
-        self._process.stdin.write(f"{line}\n" * count)
+        headers = {key.replace("_", "-"): value for key, value in metadata.items()}
+        wanted = json.dumps({"method": f"/{SAY}", "headers": headers, "timeout": 15, "wait": False})
+        self._process.stdin.write(f"{wanted}\n" * count)
         self._process.stdin.flush()
-        return Counter(self._process.stdout.readline().strip() for _ in range(count))
+        answers = [json.loads(self._process.stdout.readline()) for _ in range(count)]
+        return Counter(read(text.encode()) if code == "OK" else f"{code}: {text}" for ((code, text),) in answers)
 
 
 @contextmanager
@@ -169,3 +173,23 @@ def test_endpoints_come_and_go(mesh: Mesh) -> None:
         eventually(lambda: caller.calls(10) == {"v1": 10}, "v2 is gone")
         mesh.running.put(v2=plane.pod("reviews-2", "127.0.0.22", labels="app: reviews, version: v2"))
         eventually(lambda: caller.calls(10).keys() == {"v1", "v2"}, "v2 is back")
+
+
+@pytest.mark.parametrize("endpoints", ["{address: localhost}", "{address: localhost}, {address: nobody.invalid}", "{address: 127.0.0.21}"])
+def test_hosts_outside_that_clients_look_up(mesh: Mesh, endpoints: str) -> None:
+    with echo("outside", "127.0.0.1", mesh.servers["v1"].port) as outside:
+        mesh.running.put(
+            outside=f"""
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: outside, namespace: shop}}
+spec:
+  hosts: [outside.example.com]
+  ports: [{{number: 9080, name: grpc, protocol: GRPC, targetPort: {outside.port}}}]
+  resolution: DNS
+  endpoints: [{endpoints}]
+"""
+        )
+        with client(mesh, "xds:///outside.example.com:9080") as caller:
+            assert caller.calls(5) == ({"v1": 5} if "127.0.0.21" in endpoints else {"outside": 5})
+            nothing_rejected(mesh)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -81,6 +82,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-length", str(len(text)))
         self.send_header("x-server", self.upstream.name)
+        certificate = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+        if certificate:
+            self.send_header("x-client", str(certificate["subjectAltName"][0][1]))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(text)
@@ -92,9 +96,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def upstream(name: str, host: str = "127.0.0.1", port: int = 0) -> Iterator[Upstream]:
+def upstream(name: str, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Upstream]:
     handler = type("NamedHandler", (Handler,), {})
     with Server((host, port), handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         handler.upstream = made = Upstream(name, server.server_address[1], host)  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()

@@ -26,7 +26,7 @@ from mesh.model.codec.envoy import clusters as envoy_clusters
 from mesh.model.codec.envoy import endpoints as envoy_endpoints
 from mesh.model.l7.chains import Chain
 from mesh.model.l7.clusters import Cluster, Discovery
-from mesh.model.l7.endpoints import Assignment
+from mesh.model.l7.endpoints import Assignment, Endpoint, HostPort, LocalityGroup
 from mesh.model.l7.names import (
     BLACK_HOLE,
     CONNECT_ORIGINATE,
@@ -42,7 +42,7 @@ from mesh.model.l7.names import (
 from mesh.model.l7.profile import Kind
 from mesh.model.l7.routes import RouteTable, VirtualHost
 from mesh.model.manifest import Key
-from mesh.model.workload import NamespacedHostname, Service
+from mesh.model.workload import NamespacedHostname, Service, SocketAddress
 
 PREFIX = "type.googleapis.com/envoy.config."
 CLUSTER_TYPE, ENDPOINT_TYPE = f"{PREFIX}cluster.v3.Cluster", f"{PREFIX}endpoint.v3.ClusterLoadAssignment"
@@ -297,26 +297,50 @@ def _grpc_listener(read: Read, view: View, name: str) -> Resource | None:
 
 def _grpc_routes(read: Read, view: View, name: str) -> Resource | None:
     table = _grpc_table(read, view, name)
-    return Resource(parts.serialized(grpc.route_table(table))) if table is not None else None
+    slack = grpc.SLACK_OF_C_CORE if view.c_core else grpc.NO_SLACK
+    return Resource(parts.serialized(grpc.route_table(table, slack=slack))) if table is not None else None
 
 
 def _grpc_cluster(read: Read, view: View, name: str) -> Resource | None:
     """A route may lead where there is nothing: a cluster without endpoints, so that calls fail at once. A client would wait for one that is
     not there for 15 seconds.
     """
+    if name == BLACK_HOLE:
+        return Resource(parts.serialized(grpc.black_hole()[0]))
     parsed = parse_cluster_name(name)
     if parsed is None:
         return None
     made = read(clusters, Backend(view.anywhere(), name))
-    return Resource(parts.serialized(grpc.cluster(made.value if made is not None else Cluster(name, parsed.host, parsed.port))))
+    return Resource(parts.serialized(grpc.cluster(_looked_up(made.value) if made is not None else Cluster(name, parsed.host, parsed.port))))
+
+
+def _looked_up(cluster: Cluster) -> Cluster:
+    """Clients resolve one name for a cluster, where all of it is behind that; among addresses they take none."""
+    named = next((endpoint for endpoint in _endpoints(cluster.endpoints) if isinstance(endpoint.address, HostPort)), None)
+    if cluster.endpoints is None or named is None or any(map(_numeric, _endpoints(cluster.endpoints))):
+        return replace(cluster, discovery=Discovery.EDS)
+    return replace(cluster, discovery=Discovery.DNS_ONE, endpoints=Assignment(cluster.name, (LocalityGroup((named,)),)))
 
 
 def _grpc_assignment(read: Read, view: View, name: str) -> Resource | None:
+    if name == BLACK_HOLE:
+        return Resource(parts.serialized(grpc.black_hole()[1]))
     backend = Backend(view if read(placed, Backend(view.anywhere(), name)) else view.anywhere(), name)
     made = read(assignments, backend)
     if made is None and parse_cluster_name(name) is None:
         return None
-    return Resource(parts.serialized(grpc.assignment(made or Assignment(name))))
+    made = made or Assignment(name)
+    groups = tuple(replace(group, endpoints=tuple(filter(_numeric, group.endpoints))) for group in made.groups)
+    return Resource(parts.serialized(grpc.assignment(Assignment(name, tuple(group for group in groups if group.endpoints)))))
+
+
+def _endpoints(made: Assignment | None) -> Iterator[Endpoint]:
+    for group in made.groups if made is not None else ():
+        yield from group.endpoints
+
+
+def _numeric(endpoint: Endpoint) -> bool:
+    return isinstance(endpoint.address, SocketAddress)
 
 
 Make = Callable[[Read, View, str], Resource | None]

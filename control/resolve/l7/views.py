@@ -16,7 +16,8 @@ CLIENT_PORTS = (OUTBOUND_PORT, PROXY_PORT)
 class View(NamedTuple):
     """`namespace` is the proxy's own; `gateway` the name of the waypoint that it is. `bind`: it listens on services' own addresses.
     `tunnels`: it ends endpoints' tunnels itself, with an identity of its own; otherwise the tunnel of its node does. `ports`: of an Envoy
-    beside a client, where redirected connections and requests to its HTTP proxy come in.
+    beside a client, where redirected connections and requests to its HTTP proxy come in. `c_core`: a gRPC client of that make, which needs
+    more time than it is told.
     """
 
     kind: Kind
@@ -26,10 +27,11 @@ class View(NamedTuple):
     bind: bool = False
     tunnels: bool = False
     ports: tuple[int, int] = CLIENT_PORTS
+    c_core: bool = False
 
     def anywhere(self) -> View:
         """The same eyes without a place: routes do not depend on where the proxy runs."""
-        return self._replace(locality=NOWHERE, bind=False, tunnels=False, ports=CLIENT_PORTS)
+        return self._replace(locality=NOWHERE, bind=False, tunnels=False, ports=CLIENT_PORTS, c_core=False)
 
     def __str__(self) -> str:
         return f"{self.kind.value} {self.namespace}/{self.gateway}" if self.gateway else f"{self.kind.value} of {self.namespace}"

@@ -8,6 +8,7 @@ as it takes any.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
@@ -21,10 +22,17 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from mesh.model.codec.envoy import endpoints, filters, parts, routes
 from mesh.model.l7.clusters import Cluster, Discovery, Outlier, Policy
 from mesh.model.l7.endpoints import Assignment
-from mesh.model.l7.routes import Forward, HashKind, Route, RouteTable
+from mesh.model.l7.names import BLACK_HOLE
+from mesh.model.l7.routes import MILLION, Fault, Forward, HashKind, Redirect, Respond, Route, RouteTable
 
 CLUSTER_POLICIES = {Policy.RING_HASH: cluster_pb2.Cluster.RING_HASH, Policy.MAGLEV: cluster_pb2.Cluster.RING_HASH}
 LARGEST_RING = 8 * 1024 * 1024
+UNAVAILABLE, FIRST_ERROR = 14, 400
+NO_SLACK = timedelta()
+SLACK_OF_C_CORE = timedelta(seconds=2)
+"""gRPC's C core (C++, Python, Ruby, PHP) counts a timeout of configuration from one to two seconds before the call, in every version that
+was tried (1.71 to 1.85): what is shorter than that fails every call at once. For its clients timeouts are longer by this.
+"""
 
 
 def listener(name: str, table: str) -> Any:
@@ -38,19 +46,23 @@ def listener(name: str, table: str) -> Any:
     return listener_pb2.Listener(name=name, api_listener=api_listener_pb2.ApiListener(api_listener=parts.packed(manager)))
 
 
-def route_table(table: RouteTable) -> Any:
+def route_table(table: RouteTable, *, slack: timedelta = NO_SLACK) -> Any:
+    """`slack` is put on every timeout."""
     hosts = [
-        route_pb.VirtualHost(name=host.name, domains=host.domains, routes=[_route(entry) for entry in host.routes]) for host in table.hosts
+        route_pb.VirtualHost(name=host.name, domains=host.domains, routes=[_route(entry, slack) for entry in host.routes])
+        for host in table.hosts
     ]
     return route_pb2.RouteConfiguration(name=table.name, virtual_hosts=hosts)
 
 
-def _route(entry: Route) -> Any:
+def _route(entry: Route, slack: timedelta) -> Any:
     made = routes.route(entry)
     kept = route_pb.Route(name=entry.name, match=made.match)
     if not isinstance(entry.action, Forward):
-        # A call that ends here fails with UNAVAILABLE: a client can neither answer itself nor follow a redirect.
-        kept.non_forwarding_action.SetInParent()
+        # Clients can neither answer themselves nor follow a redirect. One of them (JavaScript's) does not survive a route without a
+        # cluster, so that the call is aborted on its way to one that exists, and has nobody in it.
+        kept.route.cluster = BLACK_HOLE
+        kept.typed_per_filter_config[routes.FAULT_FILTER].CopyFrom(parts.packed(routes.fault(_failure(entry.action))))
         return kept
     action = route_pb.RouteAction()
     forward = made.route
@@ -59,9 +71,10 @@ def _route(entry: Route) -> Any:
             action.weighted_clusters.clusters.add(name=one.name, weight=one.weight)
     else:
         action.cluster = forward.cluster
-    limit = parts.duration(entry.action.timeout)
+    timeout = entry.action.timeout
+    limit = parts.duration(timeout + slack if timeout is not None else None)
     action.max_stream_duration.grpc_timeout_header_max.CopyFrom(limit)
-    if entry.action.timeout is not None:
+    if timeout is not None:
         action.max_stream_duration.max_stream_duration.CopyFrom(limit)
     if forward.HasField("retry_policy"):
         action.retry_policy.retry_on = forward.retry_policy.retry_on
@@ -73,6 +86,19 @@ def _route(entry: Route) -> Any:
     if entry.fault is not None:
         kept.typed_per_filter_config[routes.FAULT_FILTER].CopyFrom(parts.packed(routes.fault(entry.fault)))
     return kept
+
+
+def _failure(action: Redirect | Respond) -> Fault:
+    if isinstance(action, Respond) and action.status >= FIRST_ERROR:
+        return Fault(abort_status=action.status, abort_share=MILLION)
+    return Fault(abort_grpc=UNAVAILABLE, abort_share=MILLION)
+
+
+def black_hole() -> tuple[Any, Any]:
+    """The cluster of whatever does not exist, and its endpoints, of which there are none. Clients wait for a quarter of a minute, with all
+    their calls, for a cluster that some route names and nobody serves; so this one always is.
+    """
+    return cluster(Cluster(BLACK_HOLE, "", 0)), assignment(Assignment(BLACK_HOLE))
 
 
 def cluster(entry: Cluster) -> Any:

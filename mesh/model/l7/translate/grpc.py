@@ -7,12 +7,17 @@ request, copies nothing, and looks at no query or token.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import timedelta
 
+from mesh.model.l7.names import BLACK_HOLE
 from mesh.model.l7.notes import Notes, Problem, Translated
 from mesh.model.l7.routes import (
+    NO_CLUSTER,
     NO_OPS,
+    Destination,
     Forward,
     HashKind,
     HeaderMatch,
@@ -29,29 +34,32 @@ from mesh.model.manifest import Key
 RETRY_WORDS = ("cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable")
 MAX_ATTEMPTS = 4
 """Tries after the first; more is taken for this by every client."""
+SHORTEST_BACKOFF = timedelta(milliseconds=25)
+"""gRPC's own default. With one of a millisecond a call of the C core was seen to wait for its next try for ever."""
+MAX_SPLITS = 4
+"""Headers that must not match, of one route: each doubles it."""
 
 
 def for_clients(routes: Iterable[Route], subject: Key) -> Translated[tuple[Route, ...]]:
     """`subject` is the service's; notes name the route in their field."""
     notes = Notes()
     found: list[Route] = []
-    for route in routes:
-        where = f"route {route.name or len(found)}"
-        for path in _paths(route.match.path):
-            made = _route(replace(route, match=replace(route.match, path=path)), subject, where, notes)
-            if made is not None:
-                found.append(made)
+    for index, route in enumerate(routes):
+        where = f"route {route.name or index}"
+        match = _match(route.match, subject, where, notes)
+        if match is not None:
+            made = _route(route, subject, where, notes)
+            found += [replace(made, match=RouteMatch(path, headers)) for path in _paths(match.path) for headers in _headers(match.headers)]
     return notes.done(tuple(found))
 
 
-def _route(route: Route, subject: Key, where: str, notes: Notes) -> Route | None:
-    match = _match(route.match, subject, where, notes)
-    if match is None:
-        return None
+def _route(route: Route, subject: Key, where: str, notes: Notes) -> Route:
+    """All but the match."""
+    match = route.match
     action = route.action
     if not isinstance(action, Forward):
         what = "a redirect" if isinstance(action, Redirect) else "an answer of its own"
-        notes.add(Problem.UNSUPPORTED, subject, where, f"gRPC clients cannot do {what}: calls fail with UNAVAILABLE")
+        notes.add(Problem.UNSUPPORTED, subject, where, f"gRPC clients cannot do {what}: calls fail")
         return Route(match, action, route.name)
     lost = [
         word
@@ -68,7 +76,7 @@ def _route(route: Route, subject: Key, where: str, notes: Notes) -> Route | None
     if lost:
         notes.add(Problem.UNSUPPORTED, subject, where, f"gRPC clients do not do this, and calls go without it: {', '.join(lost)}")
     forward = Forward(
-        tuple(replace(one, request=NO_OPS, response=NO_OPS, authority="") for one in action.destinations),
+        tuple(Destination(BLACK_HOLE if one.cluster == NO_CLUSTER else one.cluster, one.weight) for one in action.destinations),
         timeout=action.timeout,
         retry=_retry(action.retry),
         hashes=tuple(one for one in action.hashes if one.kind is HashKind.HEADER),
@@ -92,12 +100,23 @@ def _match(match: RouteMatch, subject: Key, where: str, notes: Notes) -> RouteMa
         elif header.name == ":authority":
             notes.add(Problem.UNSUPPORTED, subject, where, "gRPC clients do not match the authority of a call: this never matches")
             return None
-        elif header.negated and header.text is not PRESENT and header.text.matches(""):
-            # Absent counts as empty, which this takes; clients would see nothing to take.
-            headers += [HeaderMatch(header.name), header]
         else:
             headers.append(header)
+    if sum(map(_passes_absent, headers)) > MAX_SPLITS:
+        notes.add(Problem.UNSUPPORTED, subject, where, f"more than {MAX_SPLITS} headers that must not match: this never matches")
+        return None
     return RouteMatch(match.path, tuple(headers))
+
+
+def _passes_absent(header: HeaderMatch) -> bool:
+    """Whether a call without the header passes a check that clients would fail: to them what is not there never matches."""
+    return header.negated and header.text != PRESENT and not header.text.matches("")
+
+
+def _headers(headers: tuple[HeaderMatch, ...]) -> list[tuple[HeaderMatch, ...]]:
+    """The same as alternatives that clients understand: not there, or there and not matching."""
+    choices = [[HeaderMatch(one.name, negated=True), one] if _passes_absent(one) else [one] for one in headers]
+    return list(itertools.product(*choices))
 
 
 def _paths(path: PathMatch) -> list[PathMatch]:
@@ -111,4 +130,5 @@ def _retry(retry: Retry | None) -> Retry | None:
     words = tuple(word for word in retry.on if word in RETRY_WORDS) if retry is not None else ()
     if retry is None or not retry.attempts or not words:
         return None
-    return Retry(min(retry.attempts, MAX_ATTEMPTS), words, backoff=retry.backoff, elsewhere=False)
+    backoff = max(retry.backoff, SHORTEST_BACKOFF) if retry.backoff is not None else None
+    return Retry(min(retry.attempts, MAX_ATTEMPTS), words, backoff=backoff, elsewhere=False)

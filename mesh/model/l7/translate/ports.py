@@ -143,11 +143,11 @@ def _http(frontend: Target, port: int, written: Written, finder: Finder) -> tupl
 
 def _l4(frontend: Target, port: int, written: Written, traffic: Traffic, finder: Finder) -> tuple[TcpRoute, ...]:
     if traffic is Traffic.TLS:
-        tls = audiences(written.tls_routes, frontend.mesh, port, finder.context)
-        if any(not group.namespace for group in tls):
-            return l4.gateway_tls(tls, frontend, finder).value
+        found = l4.gateway_tls(audiences(written.tls_routes, frontend.mesh, port, finder.context), frontend, finder).value
+        if found:
+            return found
     if traffic is not Traffic.AUTO:
-        tcp = audiences(written.tcp_routes, frontend.mesh, port, finder.context)
-        if any(not group.namespace for group in tcp):
-            return l4.gateway_tcp(tcp, frontend, finder).value
+        found = l4.gateway_tcp(audiences(written.tcp_routes, frontend.mesh, port, finder.context), frontend, finder).value
+        if found:
+            return found
     return l4.virtual_services(written.virtual_services, frontend, finder, tls=traffic is Traffic.TLS).value

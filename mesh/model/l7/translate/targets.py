@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mesh.model.l7.names import cluster_name
+from mesh.model.l7.names import BLACK_HOLE, cluster_name
 from mesh.model.l7.notes import Notes, Problem
-from mesh.model.l7.profile import Context
+from mesh.model.l7.profile import Context, Kind
 from mesh.model.l7.routes import Hash
 from mesh.model.l7.services import MeshService
 from mesh.model.l7.translate.destination_rule import MergedRule, effective, hashes_of
@@ -65,7 +65,7 @@ class Finder:
         target = self.targets.get(host)
         if target is None:
             self.notes.add(Problem.UNKNOWN_DESTINATION, subject, f"{field}.host", f"there is no service {host}: what goes there fails")
-            return Chosen(cluster_name(host, port or self.port, subset), False)
+            return self._unknown(cluster_name(host, port or self.port, subset))
         ports = target.mesh.service.ports
         number = port or (ports[0].port if len(ports) == 1 else self.port)
         known = True
@@ -80,4 +80,9 @@ class Finder:
                 f"no DestinationRule defines the subset {subset} of {host}: what goes there fails",
             )
             known = False
-        return Chosen(cluster_name(host, number, subset), known, target.hashes(number, subset) if known else ())
+        name = cluster_name(host, number, subset)
+        return Chosen(name, True, target.hashes(number, subset)) if known else self._unknown(name)
+
+    def _unknown(self, name: str) -> Chosen:
+        """Proxies answer 503 for a cluster that is none. gRPC clients would wait for it, so they are sent where nobody is."""
+        return Chosen(BLACK_HOLE if self.context.kind is Kind.GRPC else name, False)

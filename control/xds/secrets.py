@@ -1,0 +1,122 @@
+"""Secrets of proxies (SDS): a key and certificate of the identity that the proxy was proved to have, and the roots to trust.
+
+A pair is made when the first proxy of an identity comes, and again at half of its life or when the CA signs with something else. Proxies
+that have taken it follow the CA as nodes do (`control.ca.holders`), so that a change of root waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from control.ca.authority import CannotSign, Pair
+from control.ca.holders import Report, holder_of
+from control.ca.keeper import Keeper
+from control.resolve.l7.plans import SECRET_TYPE
+from control.xds.server import Hello
+from control.xds.store import Entry
+from mesh.io.log import Log
+from mesh.model.codec.envoy import parts
+from mesh.model.codec.envoy.secrets import secret
+from mesh.model.identity import Identity
+from mesh.model.l7.names import MESH_ROOTS, WORKLOAD_CERTIFICATE
+from mesh.model.l7.secrets import CertificateSecret, RootsSecret
+
+log = Log("sds")
+
+LATEST = 30.0
+"""Seconds after which we look whether a pair has come of age, whoever says so."""
+MAX_IDENTITIES = 10_000
+
+
+@dataclass(slots=True)
+class Made:
+    """What an identity is served, of which token of the CA."""
+
+    token: str
+    pair: Pair
+    entries: Mapping[str, Entry]
+
+    def old(self, now: float) -> bool:
+        return now >= self.pair.not_before + (self.pair.not_after - self.pair.not_before) / 2
+
+
+class Secrets:
+    """Of all identities that proxies have. `keeper` is the CA's."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._made: dict[Identity, Made] = {}
+
+    def entries(self, identity: Identity) -> Mapping[str, Entry]:
+        """By name. Where nothing can be signed now, what was made before, or nothing."""
+        keeper = self._keeper
+        made, authority, now = self._made.get(identity), keeper.authority, keeper.clock()
+        if made is not None and made.token == authority.token and not made.old(now):
+            return made.entries
+        try:
+            pair = authority.workload(identity, timedelta(seconds=keeper.settings.longest), keeper.now())
+        except CannotSign as error:
+            log.error("no certificate for a proxy", identity=str(identity), error=error.detail)
+            return made.entries if made is not None else {}
+        found = (
+            CertificateSecret(WORKLOAD_CERTIFICATE, pair.chain, pair.key),
+            RootsSecret(MESH_ROOTS, authority.bundle.encode()),
+        )
+        entries = {one.name: Entry(one.name, SECRET_TYPE, parts.serialized(secret(one))) for one in found}
+        if identity not in self._made and len(self._made) >= MAX_IDENTITIES:
+            del self._made[next(iter(self._made))]
+        self._made[identity] = Made(authority.token, pair, entries)
+        log.info("certificate for a proxy", identity=str(identity), not_after=int(pair.not_after))
+        return entries
+
+    def made(self, identity: Identity) -> Made | None:
+        """What was made last for an identity."""
+        return self._made.get(identity)
+
+    def follow(self, hello: Hello, identity: Identity) -> Follower:
+        """The proxy has asked for its secrets."""
+        return Follower(self._keeper, hello, identity)
+
+    async def run(self, renew: Callable[[], None]) -> None:
+        """Have proxies' secrets looked at when they may be others now, until cancelled."""
+        changed = asyncio.Event()
+        self._keeper.listeners.add(changed)
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause()):
+                        await changed.wait()
+                changed.clear()
+                renew()
+        finally:
+            self._keeper.listeners.discard(changed)
+
+    def _pause(self) -> float:
+        now = self._keeper.clock()
+        times = [made.pair.not_before + (made.pair.not_after - made.pair.not_before) / 2 - now for made in self._made.values()]
+        return min(max(min(times, default=LATEST), 0.05), LATEST)
+
+
+class Follower:
+    """One proxy that has asked for its secrets, as the CA counts those who hold certificates."""
+
+    def __init__(self, keeper: Keeper, hello: Hello, identity: Identity) -> None:
+        self._keeper = keeper
+        self._holder = holder_of(hello.caller)
+        self._number = keeper.holders.join(self._holder, f"{hello.id} as {identity}")
+
+    def given(self, made: Made) -> None:
+        """This is on its way to the proxy."""
+        self._keeper.holders.issued(self._holder, made.pair.not_after, self._keeper.clock())
+
+    def accepted(self, token: str) -> None:
+        """The proxy has taken what was made of this token."""
+        keeper = self._keeper
+        keeper.holders.report(self._number, Report(token, 1), keeper.authority.token, keeper.clock())
+
+    def close(self) -> None:
+        self._keeper.holders.leave(self._number)

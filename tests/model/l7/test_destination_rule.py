@@ -1,0 +1,260 @@
+"""DestinationRules → clusters: what counts of several, and what each field becomes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from mesh.model.l7.clusters import (
+    SYSTEM_ROOTS,
+    Balancing,
+    Cluster,
+    Credential,
+    Discovery,
+    HttpVersion,
+    Keepalive,
+    Outlier,
+    Policy,
+    Pool,
+    RetryBudget,
+    Tls,
+    Warmup,
+)
+from mesh.model.l7.notes import Problem
+from mesh.model.l7.profile import Context
+from mesh.model.l7.routes import Hash, HashKind
+from mesh.model.l7.services import MeshService, Resolution
+from mesh.model.l7.translate.destination_rule import cluster, effective, merge
+from mesh.model.manifest import DestinationRule
+from mesh.model.workload import AppProtocol
+from tests.model.l7.objects import CLIENT, GRPC, WAYPOINT, host, made, service
+
+SECOND = timedelta(seconds=1)
+
+
+def rule(name: str = "one", **spec: Any) -> DestinationRule:
+    found: DestinationRule = made("DestinationRule", {"host": "app", **spec}, name)
+    return found
+
+
+def of(policy: dict[str, Any] | None, mesh: MeshService | None = None, context: Context = WAYPOINT, port: int = 80) -> Cluster:
+    merged = merge([rule(trafficPolicy=policy)] if policy is not None else []).value
+    return cluster(mesh or service(), merged, port, "", context).value
+
+
+def test_defaults() -> None:
+    assert of(None) == Cluster(f"outbound|80||{host('app')}", host("app"), 80, "shop")
+
+
+def test_several_rules() -> None:
+    old = rule("old", trafficPolicy={"loadBalancer": {"simple": "RANDOM"}}, subsets=[{"name": "v1", "labels": {"version": "v1"}}])
+    young = rule(
+        "young",
+        trafficPolicy={"loadBalancer": {"simple": "ROUND_ROBIN"}},
+        subsets=[{"name": "v1", "labels": {"version": "x"}}, {"name": "v2", "labels": {"version": "v2"}}],
+    )
+    found = merge([old, young])
+    assert found.value is not None
+    assert {name: dict(subset.labels) for name, subset in found.value.subsets.items()} == {"v1": {"version": "v1"}, "v2": {"version": "v2"}}
+    assert cluster(service(), found.value, 80, "", WAYPOINT).value.balancing.policy is Policy.RANDOM
+    assert [(note.problem, note.subject.name, note.field) for note in found.notes] == [
+        (Problem.CONFLICT, "young", "spec.trafficPolicy"),
+        (Problem.CONFLICT, "young", "spec.subsets[0]"),
+    ]
+
+
+def settings(timeout: str) -> dict[str, Any]:
+    return {"connectionPool": {"tcp": {"connectTimeout": timeout}}}
+
+
+RANDOM = {"loadBalancer": {"simple": "RANDOM"}}
+PORT = {"port": {"number": 80}}
+
+
+@pytest.mark.parametrize(
+    ("wide", "own", "timeout", "random"),
+    [
+        (settings("1s"), None, 1, False),
+        ({**settings("1s"), **RANDOM}, settings("2s"), 2, True),
+        ({**RANDOM, "portLevelSettings": [{**PORT, **settings("3s")}]}, None, 3, False),
+        ({**RANDOM, "portLevelSettings": [{**PORT, **settings("3s")}]}, settings("2s"), 3, False),
+        ({"portLevelSettings": [{**PORT, **settings("3s")}]}, {"portLevelSettings": [{**PORT, **settings("4s")}]}, 4, False),
+        ({**RANDOM, "portLevelSettings": [{"port": {"number": 81}, **settings("3s")}]}, None, None, True),
+    ],
+)
+def test_what_counts(wide: dict[str, Any], own: dict[str, Any] | None, timeout: int | None, random: bool) -> None:
+    subset = {"name": "v1", "labels": {"version": "v1"}, **({"trafficPolicy": own} if own is not None else {})}
+    merged = merge([rule(trafficPolicy=wide, subsets=[subset])]).value
+    found = effective(merged, 80, "v1")
+    pool = found.connection_pool
+    assert (pool.tcp.connect_timeout if pool is not None and pool.tcp is not None else None) == timeout
+    assert (found.load_balancer is not None) is random
+
+
+BALANCING: list[tuple[dict[str, Any], Balancing]] = [
+    ({"simple": "LEAST_CONN"}, Balancing()),
+    ({"simple": "ROUND_ROBIN", "warmup": {"duration": "30s"}}, Balancing(Policy.ROUND_ROBIN, warmup=Warmup(30 * SECOND))),
+    ({"warmupDurationSecs": "10s"}, Balancing(warmup=Warmup(10 * SECOND, 10.0, 1.0))),
+    ({"consistentHash": {"useSourceIp": True}}, Balancing(Policy.RING_HASH, (Hash(HashKind.SOURCE_IP),))),
+    (
+        {"consistentHash": {"httpHeaderName": "X-User", "maglev": {"tableSize": 101}}},
+        Balancing(Policy.MAGLEV, (Hash(HashKind.HEADER, "x-user"),), table_size=101),
+    ),
+    (
+        {"consistentHash": {"httpQueryParameterName": "u", "minimumRingSize": 64}},
+        Balancing(Policy.RING_HASH, (Hash(HashKind.QUERY, "u"),), ring_size=64),
+    ),
+    (
+        {"consistentHash": {"httpCookie": {"name": "c", "path": "/", "ttl": "0s", "attributes": [{"name": "SameSite", "value": "Lax"}]}}},
+        Balancing(Policy.RING_HASH, (Hash(HashKind.COOKIE, "c", "/", timedelta(), (("SameSite", "Lax"),)),)),
+    ),
+    ({"localityLbSetting": {"distribute": [{"from": "*", "to": {"a": 100}}]}}, Balancing(by_locality=True)),
+    ({"localityLbSetting": {"distribute": [{"from": "*", "to": {"a": 100}}], "enabled": False}}, Balancing()),
+]
+
+
+@pytest.mark.parametrize(("written", "balancing"), BALANCING, ids=[str(case[0])[:50] for case in BALANCING])
+def test_balancing(written: dict[str, Any], balancing: Balancing) -> None:
+    assert of({"loadBalancer": written}).balancing == balancing
+
+
+POOLS: list[tuple[dict[str, Any], Pool]] = [
+    (
+        {
+            "tcp": {
+                "maxConnections": 5,
+                "connectTimeout": "3s",
+                "maxConnectionDuration": "1h",
+                "idleTimeout": "0s",
+                "tcpKeepalive": {"probes": 3, "time": "10s"},
+            }
+        },
+        Pool(3 * SECOND, 5, Keepalive(3, 10 * SECOND), timedelta(hours=1), None),
+    ),
+    (
+        {
+            "http": {
+                "http1MaxPendingRequests": 1,
+                "http2MaxRequests": 2,
+                "maxRequestsPerConnection": 3,
+                "maxRetries": 4,
+                "idleTimeout": "5s",
+                "maxConcurrentStreams": 6,
+                "http2KeepAlive": {"interval": "7s", "timeout": "8s"},
+            }
+        },
+        Pool(pending=1, requests=2, per_connection=3, retries=4, http_idle=5 * SECOND, streams=6, ping=(7 * SECOND, 8 * SECOND)),
+    ),
+    ({"http": {"http2MaxRequests": 0, "maxRequestsPerConnection": 0}}, Pool()),
+]
+
+
+@pytest.mark.parametrize(("written", "pool"), POOLS, ids=[str(case[0])[:50] for case in POOLS])
+def test_pools(written: dict[str, Any], pool: Pool) -> None:
+    assert of({"connectionPool": written}).pool == pool
+
+
+def test_retry_budget() -> None:
+    assert of({"retryBudget": {}}).pool == Pool(retry_budget=RetryBudget(20, 3))
+
+
+OUTLIERS: list[tuple[dict[str, Any], Outlier, float]] = [
+    ({}, Outlier(), 0),
+    ({"consecutive5xxErrors": 0, "minHealthPercent": 30}, Outlier(0), 30),
+    ({"consecutiveErrors": 7}, Outlier(gateway_errors=7), 0),
+    ({"consecutiveGatewayErrors": 2, "consecutiveErrors": 7}, Outlier(gateway_errors=2), 0),
+    (
+        {
+            "splitExternalLocalOriginErrors": True,
+            "consecutiveLocalOriginFailures": 1,
+            "interval": "1s",
+            "baseEjectionTime": "2s",
+            "maxEjectionPercent": 0,
+            "outlierDetectionHttpErrorCodes": [429, 418, 429],
+        },
+        Outlier(5, 0, True, 1, SECOND, 2 * SECOND, 0, (418, 429)),
+        0,
+    ),
+]
+
+
+@pytest.mark.parametrize(("written", "outlier", "panic"), OUTLIERS, ids=[str(case[0])[:50] for case in OUTLIERS])
+def test_outliers(written: dict[str, Any], outlier: Outlier, panic: float) -> None:
+    found = of({"outlierDetection": written})
+    assert (found.outlier, found.balancing.panic) == (outlier, panic)
+
+
+NAMED = replace(service(), service=replace(service().service, subject_alt_names=("spiffe://x/y",)))
+TLS: list[tuple[dict[str, Any], MeshService, Tls | None]] = [
+    ({"mode": "DISABLE"}, service(), None),
+    ({"mode": "ISTIO_MUTUAL"}, service(), None),
+    ({"mode": "SIMPLE"}, service(), Tls(sni=host("app"))),
+    ({"mode": "SIMPLE", "caCertificates": "system"}, service(), Tls(SYSTEM_ROOTS, sni=host("app"))),
+    (
+        {"mode": "SIMPLE", "caCertificates": "/ca", "sni": "a.b", "subjectAltNames": ["c.d"], "caCrl": "/crl"},
+        service(),
+        Tls(Credential("/ca"), crl=Credential("/crl"), sni="a.b", sans=("c.d",)),
+    ),
+    ({"mode": "SIMPLE"}, NAMED, Tls(sni=host("app"), sans=("spiffe://x/y",))),
+    ({"mode": "SIMPLE", "insecureSkipVerify": True}, service(), Tls(sni=host("app"), insecure=True)),
+    (
+        {"mode": "MUTUAL", "clientCertificate": "/c", "privateKey": "/k"},
+        service(),
+        Tls(certificate=Credential("/c"), key=Credential("/k"), sni=host("app")),
+    ),
+]
+
+
+@pytest.mark.parametrize(("written", "mesh", "tls"), TLS, ids=[str(case[0])[:60] for case in TLS])
+def test_tls(written: dict[str, Any], mesh: MeshService, tls: Tls | None) -> None:
+    assert of({"tls": written}, mesh).tls == tls
+
+
+@pytest.mark.parametrize(
+    ("protocol", "http", "version"),
+    [
+        (AppProtocol.HTTP11, {}, HttpVersion.HTTP1),
+        (AppProtocol.HTTP2, {}, HttpVersion.HTTP2),
+        (AppProtocol.GRPC, {}, HttpVersion.HTTP2),
+        (AppProtocol.UNKNOWN, {}, HttpVersion.CLIENT),
+        (AppProtocol.HTTP11, {"h2UpgradePolicy": "UPGRADE"}, HttpVersion.HTTP2),
+        (AppProtocol.UNKNOWN, {"h2UpgradePolicy": "DO_NOT_UPGRADE"}, HttpVersion.HTTP1),
+        (AppProtocol.GRPC, {"h2UpgradePolicy": "DO_NOT_UPGRADE"}, HttpVersion.HTTP2),
+        (AppProtocol.HTTP11, {"useClientProtocol": True}, HttpVersion.CLIENT),
+    ],
+)
+def test_version_of_http(protocol: AppProtocol, http: dict[str, Any], version: HttpVersion) -> None:
+    policy = {"connectionPool": {"http": {**http, "maxRetries": 1}}}
+    assert of(policy, service(ports={80: protocol})).http is version
+
+
+@pytest.mark.parametrize(("version", "number"), [("V1", 1), ("V2", 2)])
+def test_proxy_protocol(version: str, number: int) -> None:
+    assert of({"proxyProtocol": {"version": version}}).proxy_protocol == number
+
+
+@pytest.mark.parametrize(
+    ("resolution", "discovery"),
+    [
+        (Resolution.STATIC, Discovery.EDS),
+        (Resolution.DNS, Discovery.DNS),
+        (Resolution.DNS_ROUND_ROBIN, Discovery.DNS_ONE),
+        (Resolution.NONE, Discovery.ORIGINAL),
+        (Resolution.DYNAMIC_DNS, Discovery.DYNAMIC),
+    ],
+)
+def test_discovery(resolution: Resolution, discovery: Discovery) -> None:
+    assert of(None, service(resolution=resolution)).discovery is discovery
+
+
+@pytest.mark.parametrize(
+    ("context", "discovery", "said"), [(CLIENT, Discovery.ORIGINAL, 0), (WAYPOINT, Discovery.EDS, 1), (GRPC, Discovery.EDS, 1)]
+)
+def test_passthrough(context: Context, discovery: Discovery, said: int) -> None:
+    merged = merge([rule(trafficPolicy={"loadBalancer": {"simple": "PASSTHROUGH"}})]).value
+    found = cluster(service(), merged, 80, "", context)
+    assert found.value.discovery is discovery
+    assert [note.problem for note in found.notes] == [Problem.NO_EFFECT] * said
