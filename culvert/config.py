@@ -29,6 +29,13 @@ class Config:
         return shutil.which(name, path=self.path)
 
 
+def kubeconfig() -> Path:
+    """KUBECONFIG, of which the first file counts that is there. Default: ~/.kube/config."""
+    given = os.environ.get("KUBECONFIG", "")  # noqa: TID251 - this is the file that may
+    files = [Path(part) for part in given.split(os.pathsep) if part]
+    return next((file for file in files if file.exists()), files[0] if files else Path.home() / ".kube" / "config")
+
+
 def from_environment() -> Config:
     given = os.environ.get("PATH", "").split(os.pathsep)  # noqa: TID251 - this is the file that may
     path = os.pathsep.join(dict.fromkeys(part for part in [*given, *DEFAULT_PATH.split(":")] if part))

@@ -229,6 +229,31 @@ def demo(
 
 
 @app.command()
+def analyze(
+    filename: Annotated[
+        list[Path] | None, typer.Option("-f", "--filename", help="File, directory (with all below it) or -; may be repeated.")
+    ] = None,
+    context: Annotated[str | None, typer.Option("--context", help="A context of the kubeconfig: the cluster as it is.")] = None,
+    kubeconfig: Annotated[Path | None, typer.Option("--kubeconfig", help="Default: $KUBECONFIG or ~/.kube/config.")] = None,
+    namespace: Annotated[str | None, typer.Option("-n", "--namespace", help="Only what is found in this one. Default: all.")] = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="text, json or sarif.")] = "text",
+    severity: Annotated[str, typer.Option("--severity", help="error, warning or info: what makes the exit code 1.")] = "error",
+    ignore: Annotated[list[str] | None, typer.Option("--ignore", help="A code that is not to be reported; may be repeated.")] = None,
+    root_namespace: Annotated[str, typer.Option(help="Where policies are for all of the mesh. Default: istio-system.")] = "",
+    trust_domain: Annotated[str, typer.Option(help="That of the mesh's identities. Default: cluster.local.")] = "",
+    codes: Annotated[bool, typer.Option("--codes", help="Print what can be found, as a table in Markdown.")] = False,
+) -> None:
+    """Find what is wrong with manifests, with a cluster, or with a cluster that manifests were applied to (-f with --context)."""
+    from culvert.cli.analyze import Asked, run_analyze, show_codes
+
+    if codes:
+        show_codes()
+        return
+    asked = Asked(filename or [], context, kubeconfig, namespace or "", output, severity, tuple(ignore or ()), root_namespace, trust_domain)
+    raise typer.Exit(run_analyze(asked))
+
+
+@app.command()
 def crds(
     output: Annotated[
         Path | None, typer.Option("--output", help="A directory that gets one file per definition. Default: standard output.")

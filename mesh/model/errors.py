@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import field as attribute
+from enum import StrEnum
 
 from mesh.model.reasons import Reason
 
@@ -11,12 +13,27 @@ class CulvertError(Exception):
     """Root of every exception that this project raises on purpose."""
 
 
+class Flaw(StrEnum):
+    """What is wrong with what was refused, for programs: the words are stable."""
+
+    UNREADABLE = "unreadable"
+    UNKNOWN_KIND = "unknown-kind"
+    UNSERVED_VERSION = "unserved-version"
+    VALUE = "value"
+    UNKNOWN_FIELD = "unknown-field"
+    MISSING_FIELD = "missing-field"
+    RULE = "rule"
+    """Each field is good by itself; together they are not."""
+    SAME_NAME = "same-name"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why an object was refused whole.
 
     `where` is a file (with `:line` where known) or a resource name; `subject` is `Kind namespace/name`; `field` is a path
     such as `spec.rules[0].to[0].operation.ports[1]`; `value` is what was found; `accepted` says what would be taken.
+    `flaw` follows from these and is no part of equality.
     """
 
     where: str
@@ -24,6 +41,7 @@ class Refusal:
     field: str
     value: str
     accepted: str
+    flaw: Flaw = attribute(default=Flaw.VALUE, compare=False)
 
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.where, self.subject, self.field) if part)

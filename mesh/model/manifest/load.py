@@ -7,11 +7,11 @@ have covered. Where even its namespace cannot be read, that is None, and stands 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mesh.model.errors import BugError, ConfigError, Refusal
+from mesh.model.errors import BugError, ConfigError, Flaw, Refusal
 from mesh.model.manifest.core import SOURCE_ANNOTATION, Key, Object, Selector
 from mesh.model.manifest.kinds import (
     ACCEPTED_KINDS,
@@ -105,13 +105,18 @@ def combine(files: Iterable[Parsed]) -> Parsed:
         for copy in copies:
             places = [other.where for other in copies if other is not copy] + ([broken[key]] if key in broken else [])
             others = ", ".join(places)
-            refusal = Refusal(copy.where, str(key), "metadata.name", f"{key.name}, as in {others}", f"one object called {key}")
+            refusal = Refusal(
+                copy.where, str(key), "metadata.name", f"{key.name}, as in {others}", f"one object called {key}", Flaw.SAME_NAME
+            )
             refused.append(refused_object(copy, refusal))
     return Parsed(tuple(taken), tuple(refused))
 
 
-def parse_file(text: str, file: str) -> Parsed:
-    """The objects of one file, and what it holds that is none."""
+Look = Callable[[Node, "Object | Refused"], None]
+
+
+def parse_file(text: str, file: str, look: Look | None = None) -> Parsed:
+    """The objects of one file, and what it holds that is none. `look` is shown each with the tree that it was read from."""
     objects: list[Object] = []
     refused: list[Refused] = []
     for document in documents(text):
@@ -122,6 +127,8 @@ def parse_file(text: str, file: str) -> Parsed:
             continue
         for node, broken in _items(root, file, 0):
             result = _refused(node, file, broken) if broken else _object(node, file)
+            if look is not None and result is not None:
+                look(node, result)
             if isinstance(result, Object):
                 objects.append(result)
             elif result is not None:
@@ -203,10 +210,11 @@ def _object(node: Node, file: str) -> Object | Refused | None:
     if not isinstance(node.value, dict):
         report.refuse(node, "", "an object: a mapping with apiVersion, kind and metadata")
     elif not known_kind(kind):
-        report.refuse(node.get("kind") or node, "kind", ACCEPTED_KINDS, None if node.get("kind") else "nothing")
+        report.refuse(node.get("kind") or node, "kind", ACCEPTED_KINDS, None if node.get("kind") else "nothing", Flaw.UNKNOWN_KIND)
     elif version is None or version not in classes:
         at = node.get("apiVersion") or node
-        report.refuse(at, "apiVersion", " or ".join(classes or versions_of(kind)), None if node.get("apiVersion") else "nothing")
+        accepted = " or ".join(classes or versions_of(kind))
+        report.refuse(at, "apiVersion", accepted, None if node.get("apiVersion") else "nothing", Flaw.UNSERVED_VERSION)
     else:
         where = f"{file}:{node.line}" if node.line else file
         made = Record(classes[version]).read(node, "", report, where=where)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from mesh.model.errors import Flaw
 from mesh.model.manifest.shapes import Either, ListOf, MapOf, Parsed, Report, Shape, UnfitError, join, wire_name
 from mesh.model.manifest.tree import Node
 
@@ -79,21 +80,23 @@ class Record:
         names = {entry.wire for entry in known}
         for name, value in node.value.items():
             if name not in names and (path or name not in ("apiVersion", "kind")):
-                report.refuse(value, join(path, name), "one of the fields " + ", ".join(sorted(names)), "an unknown field")
+                report.refuse(
+                    value, join(path, name), "one of the fields " + ", ".join(sorted(names)), "an unknown field", Flaw.UNKNOWN_FIELD
+                )
         values: dict[str, Any] = dict(given)
         for entry in known:
             inner = node.value.get(entry.wire)
             if inner is not None and inner.value is not None:
                 values[entry.attribute] = entry.shape.read(inner, join(path, entry.wire), report)
             elif entry.required:
-                report.refuse(node, join(path, entry.wire), entry.shape.accepted, "nothing")
+                report.refuse(node, join(path, entry.wire), entry.shape.accepted, "nothing", Flaw.MISSING_FIELD)
         if len(report.refusals) > before:
             return None
         made = self.cls(**values)
         for rule in rules_of(self.cls):
             if not rule.holds(made):
                 at = node.value.get(rule.field, node)
-                report.refuse(at, join(path, rule.field), rule.accepted)
+                report.refuse(at, join(path, rule.field), rule.accepted, flaw=Flaw.RULE)
         return made
 
 

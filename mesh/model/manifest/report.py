@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mesh.model.errors import Refusal
+from mesh.model.errors import Flaw, Refusal
 from mesh.model.manifest.tree import Node
 
 MAX_REFUSALS = 20
@@ -19,12 +19,12 @@ class Report:
         self.source = source
         self.refusals: list[Refusal] = []
 
-    def refuse(self, node: Node, path: str, accepted: str, value: str | None = None) -> None:
+    def refuse(self, node: Node, path: str, accepted: str, value: str | None = None, flaw: Flaw = Flaw.VALUE) -> None:
         """Line 0 is that of values which come from no file."""
         if len(self.refusals) < MAX_REFUSALS:
             place = f"{self.file}:{node.line}" if node.line else self.file
             where = f"{self.source} ({place})" if self.source else place
-            self.refusals.append(Refusal(where, self.subject, path, shown(node) if value is None else value, accepted))
+            self.refusals.append(Refusal(where, self.subject, path, shown(node) if value is None else value, accepted, flaw))
 
 
 def shown(node: Node) -> str:

@@ -16,6 +16,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from mesh.model.errors import Flaw
 from mesh.model.manifest.report import Report as Report
 from mesh.model.manifest.tree import Node, plain
 
@@ -253,7 +254,7 @@ class ListOf:
             for index, key in self._repeated(values):
                 at = f"{path}[{index}].{wire}" if wire else f"{path}[{index}]"
                 accepted = f"a {wire} that no other item has" if wire else "each item once"
-                report.refuse(node.value[index], at, accepted, repr(key) if isinstance(key, str) else str(key))
+                report.refuse(node.value[index], at, accepted, repr(key) if isinstance(key, str) else str(key), Flaw.RULE)
         return values
 
     def _repeated(self, values: tuple[Any, ...]) -> Iterator[tuple[int, object]]:

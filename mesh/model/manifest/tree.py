@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mesh.model.errors import ConfigError, Refusal
+from mesh.model.errors import ConfigError, Flaw, Refusal
 
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
@@ -75,18 +75,27 @@ def documents(text: str) -> Iterator[Document]:
 def read(document: Document, file: str) -> Node:
     """ConfigError, with file and line, for what is no YAML, or too large, or says a key twice."""
     if len(document.text) > MAX_BYTES:
-        raise ConfigError(Refusal(f"{file}:{document.line}", "", "", f"{len(document.text)} characters", f"at most {MAX_BYTES}"))
-    loader = _Loader(document.text)
+        raise ConfigError(
+            Refusal(f"{file}:{document.line}", "", "", f"{len(document.text)} characters", f"at most {MAX_BYTES}", Flaw.UNREADABLE)
+        )
     try:
-        root = loader.get_single_node()
+        root = compose(document.text)
         if root is None:
             return Node(None, document.line)
         return _Reader(file, document.line).read(root, 0)
     except yaml.MarkedYAMLError as error:
         line = document.line + (error.problem_mark.line if error.problem_mark else 0)
-        raise ConfigError(Refusal(f"{file}:{line}", "", "", error.problem or "no YAML", ACCEPTED)) from error
+        raise ConfigError(Refusal(f"{file}:{line}", "", "", error.problem or "no YAML", ACCEPTED, Flaw.UNREADABLE)) from error
     except yaml.YAMLError as error:
-        raise ConfigError(Refusal(f"{file}:{document.line}", "", "", str(error).splitlines()[0], ACCEPTED)) from error
+        raise ConfigError(Refusal(f"{file}:{document.line}", "", "", str(error).splitlines()[0], ACCEPTED, Flaw.UNREADABLE)) from error
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The library's own tree of one document, with marks; None where it is empty. yaml.YAMLError."""
+    loader = _Loader(text)
+    try:
+        root: yaml.Node | None = loader.get_single_node()
+        return root
     finally:
         loader.dispose()
 
@@ -166,7 +175,7 @@ class _Reader:
                 raise self._refuse(line, f"the tag {other}", "values without a tag")
 
     def _refuse(self, line: int, value: str, accepted: str) -> ConfigError:
-        return ConfigError(Refusal(f"{self._file}:{line}", "", "", value, accepted))
+        return ConfigError(Refusal(f"{self._file}:{line}", "", "", value, accepted, Flaw.UNREADABLE))
 
 
 def _integer(text: str) -> int:
@@ -179,7 +188,7 @@ def _integer(text: str) -> int:
 def tree_of(value: Any, origin: str, depth: int = 0) -> Node:
     """Plain values, as JSON gives them, as a tree; without lines. ConfigError where it is nested too deeply."""
     if depth > MAX_DEPTH:
-        raise ConfigError(Refusal(origin, "", "", f"more than {MAX_DEPTH} levels", "an object nested less deeply"))
+        raise ConfigError(Refusal(origin, "", "", f"more than {MAX_DEPTH} levels", "an object nested less deeply", Flaw.UNREADABLE))
     if isinstance(value, Mapping):
         return Node({str(key): tree_of(entry, origin, depth + 1) for key, entry in value.items()}, 0)
     if isinstance(value, list):
