@@ -37,14 +37,18 @@ class NodeTokens:
         self._nodes: dict[bytes, str] = {}
         self._read_at = float("-inf")
         self._told: frozenset[str] = frozenset()
+        self._reading = asyncio.Lock()
 
     async def authenticate(self, metadata: Metadata) -> Caller | None:
         digest = _digest(metadata)
         if digest is None:
             return None
         if self._stale(digest):
-            await asyncio.to_thread(self._read)
-        return _caller(self._find(digest))
+            async with self._reading:  # one reads for all who came meanwhile
+                if self._stale(digest):
+                    await asyncio.to_thread(self._read)
+        node = self._nodes.get(digest)
+        return Caller(node=node, impersonates=True) if node is not None else None
 
     def node_of(self, metadata: Metadata) -> str | None:
         """As `authenticate`, for who cannot wait: reads files where that is due."""
@@ -53,13 +57,10 @@ class NodeTokens:
             return None
         if self._stale(digest):
             self._read()
-        return self._find(digest)
+        return self._nodes.get(digest)
 
     def _stale(self, digest: bytes) -> bool:
         return self._clock() - self._read_at > (FRESH if digest in self._nodes else AGAIN)
-
-    def _find(self, digest: bytes) -> str | None:
-        return self._nodes.get(digest)
 
     def _read(self) -> None:
         """Replace the table by what the directory says now. A file that cannot be used is left out, and that is said once."""
@@ -110,10 +111,6 @@ def _token(path: Path) -> bytes:
 def _digest(metadata: Metadata) -> bytes | None:
     token = bearer(metadata)
     return hashlib.sha256(token).digest() if token else None
-
-
-def _caller(node: str | None) -> Caller | None:
-    return Caller(node=node, impersonates=True) if node is not None else None
 
 
 def bearer(metadata: Metadata) -> bytes | None:

@@ -1,14 +1,13 @@
-"""The certificate authority. What may live here: whatever makes, keeps, checks, changes or uses the keys that the mesh's identities hang
-on.
+"""The certificate authority. What may live here: whatever makes, keeps, checks, changes or uses the keys on which identities hang.
 
-material, make, csr, authority   certificates: what is read, made and signed; no I/O
-state, rotation                  what is remembered and how it changes; pure
-store, directory, mounted        where it is kept
-holders                          who has certificates, and from when
-keeper, upkeep                   the running CA
-service, follow, serving         what clients and ports get of it
-command, view                    what people get of it
-assembly                         all of that as one
+pem, material, make, csr, authority   certificates: what is read, checked, made and signed; no I/O
+state, rotation                       what is remembered, and how it changes; pure
+store, directory, copied, mounted     where it is kept
+holders, rates                        who has certificates, from when, and how many it may ask for
+keeper, upkeep, proof, problems       the running CA
+service, follow, serving              what clients and ports get of it
+command, view, metrics                what people get of it
+assembly                              all of that as one
 """
 
 from control.ca.assembly import CertificateAuthority as CertificateAuthority

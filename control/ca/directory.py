@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -131,6 +132,11 @@ class DirectoryStore:
             return os.readlink(self._directory / LINK)
         except FileNotFoundError:
             return ""
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            accepted = "a link to one of the directories beside it: was it copied without its links?"
+            raise ConfigError(Refusal(self.where, "", LINK, "no link", accepted)) from error
 
     def _clear(self, present: str) -> None:
         """Remove versions that do not count: what a crash left, and what has been replaced."""

@@ -251,6 +251,7 @@ class Keeper:
             return self_made(self.settings.trust_domain, self.now(), self.settings.lives)
         made = with_intermediate(own, self.settings.trust_domain, self.now(), self.settings.lives)
         check(made, self.now(), self.store.where)
+        log.info("the CA begins with the root that was put there; the key's file is not needed any more", kept=self.store.where)
         return made
 
     def _own(self, what: str) -> None:

@@ -5,8 +5,8 @@
 
 Whoever is refused is told nothing that it could learn from; the log says why.
 
-Signing runs on the event loop: with an ECDSA key it takes a third of a millisecond, of which a thread could take over half, and would cost
-as much. With a large RSA key, which only a mounted CA has, it takes milliseconds, and has threads of its own.
+Signing runs on the event loop: with an ECDSA key it is a fifth of a millisecond, of which a thread could take over half at a quarter's
+cost. With a large RSA key, which only a mounted CA has, it takes milliseconds, and has threads of its own.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from culvert.rehearsal.client import Refused, ask
+from tests.control.ca.support import secret_lines
 from tests.e2e.mesh import Mesh, client, running, server
 from tests.e2e.playground import eventually, namespace, service_account
 from tests.e2e.test_lifecycle import NODES, load, unharmed
@@ -174,7 +175,7 @@ def test_no_key_is_in_a_log_or_a_dump(mesh: Mesh) -> None:
     """After all of the above: everything that the processes wrote or answer, searched for every line of every key that there is."""
     keys = [path.read_text() for path in mesh.layout.ca.glob("current/*.key")]
     assert len(keys) == 2
-    secrets = {line for key in keys for line in key.splitlines() if not line.startswith("-----")}
+    secrets = {line for key in keys for line in secret_lines(key)}
     said = {path.name: path.read_text(errors="replace") for path in mesh.layout.logs.iterdir()}
     for node in NODES:
         said |= {f"{node}{path}": mesh.http(node, 15000, path)[1] for path in ("/config_dump", "/connections", "/pool")}

@@ -60,6 +60,11 @@ def authority_of(state: State, when: datetime | None = None) -> Authority:
     return Authority(check(state.current, when or now(), "a test"), state.current.chain, state.bundle, state.token)
 
 
+def secret_lines(text: str) -> set[str]:
+    """The lines of a PEM key that hold private bytes. The last of a P-256 key is of its public key, which is in its certificate too."""
+    return set(text.splitlines()[1:3])
+
+
 class Clock:
     """Unix time that goes on by itself, and by leaps."""
 

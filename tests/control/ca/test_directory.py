@@ -216,6 +216,18 @@ def test_what_cannot_be_read_is_refused_whole(one: State, case: str) -> None:
     assert "PRIVATE" not in str(raised.value)
 
 
+def test_a_copy_without_its_links_is_refused(one: State, store: DirectoryStore, tmp_path: Path) -> None:
+    store.write(one, "")
+    command = ["cp", "-rL", str(tmp_path / "ca"), str(tmp_path / "restored")]
+    subprocess.run(command, check=True)
+    with pytest.raises(ConfigError, match="no link"):
+        DirectoryStore(tmp_path / "restored").read()
+    subprocess.run(["cp", "-a", str(tmp_path / "ca"), str(tmp_path / "good")], check=True)
+    found = DirectoryStore(tmp_path / "good").read()
+    assert found is not None
+    assert found.state == one
+
+
 def test_a_published_file_is_written_only_where_it_differs(tmp_path: Path) -> None:
     path = tmp_path / "roots.pem"
     publish(path, "one")

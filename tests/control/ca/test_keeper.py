@@ -28,7 +28,7 @@ from control.ca.store import Stored
 from control.ca.upkeep import Upkeep
 from control.ca.view import view
 from mesh.model.errors import ConfigError
-from tests.control.ca.support import DAY, ME, Clock, Foreign, a_keeper, a_state, private_pem, request, verify
+from tests.control.ca.support import DAY, ME, Clock, Foreign, a_keeper, a_state, private_pem, request, secret_lines, verify
 
 ROOT = Path(__file__).parents[3]
 YEAR = 365 * DAY
@@ -353,7 +353,7 @@ def test_a_disk_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
 def secrets(state: State) -> set[str]:
     """Lines of every private key of a state."""
     found = [state.current.key, state.current.root_key, *((state.next.key, state.next.root_key) if state.next is not None else ())]
-    return {line for text in found for line in text.splitlines() if line and not line.startswith("-----")}
+    return {line for text in found for line in secret_lines(text)}
 
 
 def test_no_key_is_ever_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -370,7 +370,7 @@ def test_no_key_is_ever_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
                 shown.append(json.dumps(view(keeper)))
                 material = keeper.state.current
                 pair = keeper.authority.serving(["x"], timedelta(hours=1))
-                hidden.update(line for line in pair.key.decode().splitlines() if not line.startswith("-----"))
+                hidden.update(secret_lines(pair.key.decode()))
                 things = (keeper.state, keeper._stored, keeper, keeper.authority, keeper.authority._signer, material, keeper.gate(), pair)
                 shown.extend(f"{thing!r} {thing!s}" for thing in things)
                 shown.append(str(keeper.authority.sign(request(), ME, 0, 60)))
