@@ -6,7 +6,7 @@ import asyncio
 import http.client
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,13 +115,14 @@ class Client:
     loop: Loop
     tunnel: tunnel.Tunnel
 
-    def connect(self, authority: str) -> socket.socket | None:
-        return self.loop.run(self._connect(authority))
+    def connect(self, authority: str, *more: tuple[bytes, bytes]) -> socket.socket | None:
+        """`more` are further headers of the request."""
+        return self.loop.run(self._connect(authority, more))
 
-    async def _connect(self, authority: str) -> socket.socket | None:
+    async def _connect(self, authority: str, more: Sequence[tuple[bytes, bytes]]) -> socket.socket | None:
         source = SocketAddress(self.tunnel.peer_address.ip, 40000) if self.tunnel.peer_address else None
         assert source is not None
-        stream = await self.tunnel.connect(connect_headers(authority, source=source, traceparent=TRACEPARENT))
+        stream = await self.tunnel.connect([*connect_headers(authority, source=source, traceparent=TRACEPARENT), *more])
         if stream.status != 200:
             return None
         near, far = socket.socketpair()

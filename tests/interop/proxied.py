@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Proxied:
     admin: int
     directory: Path
     tables: int = 0
-    problems: list[str] = field(default_factory=list)
+    spoiled: bool = False
 
     def log(self) -> str:
         return (self.directory / "envoy.log").read_text()
@@ -181,7 +181,8 @@ def proxied(
             ads.wait_accepted(version)
             yield made
             assert process.poll() is None, log.read_text()
-            made.check()
+            if not made.spoiled:
+                made.check()
         finally:
             process.terminate()
             try:

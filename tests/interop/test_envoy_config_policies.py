@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -13,12 +13,14 @@ import yaml
 
 from mesh.model.identity import Identity
 from mesh.model.l7.chains import Chain, Guard, Traffic
+from mesh.model.l7.names import cluster_name
 from mesh.model.l7.policies import Policy, Request, deny_all, judge
+from mesh.model.l7.tcp import TcpDestination, TcpRoute
 from mesh.model.l7.translate.authorization import enforced
 from mesh.model.manifest import AuthorizationPolicy, parse
 from mesh.model.manifest.security import DRY_RUN_ANNOTATION
-from tests.interop import envoy, waypoints
-from tests.interop.proxied import eventually
+from tests.interop import envoy, hbone, waypoints
+from tests.interop.proxied import asked, eventually
 from tests.interop.waypoints import IDENTITIES, PORT, SERVICE, VIP, VIP_ADDRESS, Waypoint
 
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(envoy.binary() is None, reason="Envoy is not installed: make envoy")]
@@ -193,6 +195,18 @@ def test_one_rule(rig: Waypoint, name: str, action: str) -> None:
     decided(rig, made.value.http)
 
 
+@pytest.mark.parametrize("action", ["ALLOW", "DENY"])
+@pytest.mark.parametrize("name", list(RULES))
+def test_one_rule_where_no_http_is_spoken(rig: Waypoint, name: str, action: str) -> None:
+    """Whoever is denied is not connected at all."""
+    policies = enforced([policy("one", {"action": action, "rules": [RULES[name]]})], DOMAINS).value.tcp
+    port = next(_numbers)
+    route = TcpRoute((TcpDestination(cluster_name("meshed.interop.svc.cluster.local", PORT)),))
+    rig.put_chains(chain(()), Chain("tcp", port, Traffic.TCP, (VIP_ADDRESS,), tcp=(route,), guard=Guard(tcp=policies)))
+    wanted = {who: judge(replace(Case(who).request(), destination_port=port), policies).allowed for who in ("client", "other", "alias")}
+    eventually(lambda: {who: rig.reaches(f"{VIP}:{port}", who) for who in wanted} == wanted, f"{name}: {wanted}", 5)
+
+
 def test_several_policies(rig: Waypoint) -> None:
     made = enforced(
         [
@@ -229,6 +243,16 @@ def test_a_dry_run_denies_nothing_and_is_counted(rig: Waypoint) -> None:
 
 
 def test_address_of_an_untrusted_header_is_never_the_source(rig: Waypoint) -> None:
+    """Neither where a request says so nor where the tunnel's client does."""
     made = enforced([policy("one", {**ALLOW, "rules": [RULES["another address"]]})], DOMAINS)
     put(rig, made.value.http)
     assert rig.ask(x_forwarded_for="10.0.0.1").status == 403
+    for name in (b"x-forwarded-for", b"x-envoy-external-address", b"forwarded"):
+        sock = rig.client().connect(f"{VIP}:{PORT}", (name, b"10.0.0.1"))
+        assert sock is not None
+        assert asked(hbone.OverSocket(sock)).status == 403, name
+    route = TcpRoute((TcpDestination(cluster_name("meshed.interop.svc.cluster.local", PORT)),))
+    remote = enforced([policy("one", {**ALLOW, "rules": [rule(source={"remoteIpBlocks": ["10.0.0.0/8"]})]})], DOMAINS).value.tcp
+    port = next(_numbers)
+    rig.put_chains(chain(()), Chain("tcp", port, Traffic.TCP, (VIP_ADDRESS,), tcp=(route,), guard=Guard(tcp=remote)))
+    assert rig.client().connect(f"{VIP}:{port}", (b"x-forwarded-for", b"10.0.0.1")) is None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.l4 import certificates
-from mesh.model.codec.envoy import clusters, endpoints, routes, secrets, waypoint
+from mesh.model.codec.envoy import clusters, endpoints, routes, secrets, terminate, waypoint
 from mesh.model.l7.chains import Chain
 from mesh.model.l7.clusters import Cluster
 from mesh.model.l7.endpoints import Assignment, Endpoint, LocalityGroup, Tunnel
@@ -68,9 +68,9 @@ class Waypoint:
     def connect(self, name: str = "client", authority: str = f"{VIP}:{PORT}") -> socket.socket | None:
         return self.client(name).connect(authority)
 
-    def reaches(self, authority: str = f"{VIP}:{PORT}") -> bool:
+    def reaches(self, authority: str = f"{VIP}:{PORT}", name: str = "client") -> bool:
         """Whether a CONNECT is answered with 200."""
-        sock = self.connect(authority=authority)
+        sock = self.connect(name, authority)
         if sock is None:
             return False
         sock.close()
@@ -88,7 +88,7 @@ class Waypoint:
 
     def put_chains(self, *chains: Chain) -> None:
         """The chains, in force: the answer names the version that it was made by."""
-        self.envoy.put(waypoint.main_internal(chains, self.profile))
+        self.envoy.put(waypoint.main_internal(chains, self.profile), terminate.route_table(chains))
 
 
 def to(name: str) -> Forward:
@@ -114,7 +114,8 @@ def running(directory: Path, chains: Sequence[Chain], *, delta: bool = True, **c
         server = stack.enter_context(hbone.server(loop, directory, "server", MESHED_HOST, port))
         profile = replace(Profile(Kind.WAYPOINT, ("cluster.local", "old.example"), hbone_port=port, listen=WAYPOINT_HOST), **changes)
         resources: list[Any] = [
-            waypoint.connect_terminate(profile),
+            terminate.listener(profile),
+            terminate.route_table(chains),
             waypoint.main_internal(chains, profile),
             waypoint.connect_originate(),
             clusters.main_internal(),

@@ -14,7 +14,7 @@ CUSTOM asks somebody else, and there is nobody to ask: what it matches is denied
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -170,6 +170,43 @@ def matching_rule(policy: Policy, request: Request) -> int | None:
         if all(any(all(_holds(check, request, wide) for check in match.checks) for match in clause.matches) for clause in rule.clauses):
             return index
     return None
+
+
+def at_connect(policy: Policy, ip: IPAddress, port: int) -> Policy | None:
+    """What of a policy without HTTP in it can be judged when somebody asks to be connected to this address and port, before a byte comes.
+    None where that is nothing. What cannot be judged yet, a server name, is judged later: now it denies nothing and allows everything.
+    """
+    if policy.dry_run or policy.action is Action.AUDIT:
+        return None
+    allow = policy.action is Action.ALLOW
+    rules: list[Rule] = []
+    for rule in policy.rules:
+        clauses: list[Clause] = []
+        for clause in rule.clauses:
+            matches = [match for match in (_known(match, ip, port, allow) for match in clause.matches) if match is not None]
+            if not matches:
+                break
+            if all(match.checks for match in matches):
+                clauses.append(Clause(tuple(matches)))
+        else:
+            rules.append(Rule(tuple(clauses)))
+    return replace(policy, rules=tuple(rules)) if rules or allow else None
+
+
+def _known(match: Match, ip: IPAddress, port: int, allow: bool) -> Match | None:
+    """Without the checks whose answers are known; None where one of them fails."""
+    here = Request(ip, ip, port)
+    left: list[Check] = []
+    for check in match.checks:
+        if check.field in (Field.DESTINATION_IP, Field.DESTINATION_PORT):
+            if not _holds(check, here, not allow):
+                return None
+        elif check.field in (Field.SNI, Field.METADATA):
+            if not allow:
+                return None
+        else:
+            left.append(check)
+    return Match(tuple(left))
 
 
 def _holds(check: Check, request: Request, wide: bool) -> bool:

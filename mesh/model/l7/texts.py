@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -83,6 +84,19 @@ def usable_regex(pattern: str) -> bool:
         return bool(compiled(pattern).programsize <= MAX_PROGRAM)
     except ValueError:
         return False
+
+
+_UNSAFE = re.compile(r"[\r\n\x00]")
+
+
+def unsafe(*values: str) -> bool:
+    """Whether some text can be no part of a header or a path."""
+    return any(_UNSAFE.search(value) is not None for value in values)
+
+
+def clean(value: str) -> str:
+    """Without what no header can hold."""
+    return _UNSAFE.sub("", value)
 
 
 def quoted(text: str) -> str:

@@ -11,7 +11,7 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from google.protobuf import json_format
 
-from mesh.model.codec.envoy import bootstrap, client, clusters, endpoints, filters, grpc, routes, secrets, waypoint
+from mesh.model.codec.envoy import bootstrap, client, clusters, endpoints, filters, grpc, routes, secrets, terminate, waypoint
 from mesh.model.codec.envoy.parts import serialized
 from mesh.model.codec.envoy.rbac import mixed
 from mesh.model.l7.chains import Chain, Guard, Traffic
@@ -50,7 +50,8 @@ def everything() -> list[Any]:
     cluster = Cluster(cluster_name("app", 80), "app", 80, tls=Tls(sni="app"))
     group = LocalityGroup((Endpoint(SocketAddress(IP, 80), tunnel=Tunnel(("spiffe://a/ns/b/sa/c",))),))
     return [
-        waypoint.connect_terminate(WAYPOINT),
+        terminate.listener(WAYPOINT),
+        terminate.route_table([*chains, Chain("tcp", 1, Traffic.TCP, (IP,), tcp=tcp, guard=guard)]),
         waypoint.main_internal(chains, WAYPOINT),
         waypoint.connect_originate(),
         clusters.cluster(cluster, WAYPOINT),

@@ -24,6 +24,7 @@ from mesh.model.l7.policies import (
     Rule,
     Value,
     Verdict,
+    at_connect,
     deny_all,
     judge,
     requesters,
@@ -185,6 +186,42 @@ def test_what_a_proxy_would_refuse_denies(rule: dict[str, Any]) -> None:
     found = enforced([policy([rule])], DOMAINS)
     assert found.value.http == (deny_all("one", "shop"),)
     assert [note.problem for note in found.notes] == [Problem.DENIES_ALL]
+
+
+# What is known when somebody asks to be connected
+
+IP = ip_address("10.96.0.1")
+
+
+@pytest.mark.parametrize(
+    ("rule", "action", "left"),
+    [
+        (operation(ports=["80"]), "DENY", [[]]),
+        (operation(ports=["81"]), "DENY", None),
+        (operation(notPorts=["80"]), "ALLOW", []),
+        (when("destination.ip", "10.96.0.0/16"), "ALLOW", [[]]),
+        (when("destination.ip", "10.97.0.0/16"), "ALLOW", []),
+        ({**source(namespaces=["a"]), **operation(ports=["80"])}, "DENY", [[Field.NAMESPACE]]),
+        (when("connection.sni", "a"), "DENY", None),
+        (when("connection.sni", "a"), "ALLOW", [[]]),
+        (
+            {"to": [{"operation": {"ports": ["81"]}}, {"operation": {"ports": ["80"]}}], **source(namespaces=["a"])},
+            "DENY",
+            [[Field.NAMESPACE]],
+        ),
+    ],
+)
+def test_before_a_byte_has_come(rule: dict[str, Any], action: str, left: list[list[Field]] | None) -> None:
+    """`left` is what each rule still asks about; None: there is nothing to judge yet."""
+    (made_,) = enforced([policy([rule], action)], DOMAINS).value.tcp
+    found = at_connect(made_, IP, 80)
+    flat = found and [[check.field for clause in one.clauses for match in clause.matches for check in match.checks] for one in found.rules]
+    assert flat == left
+
+
+def test_dry_runs_and_audits_wait() -> None:
+    for made_ in enforced([policy([{}], "DENY", dry=True), policy([{}], "AUDIT")], DOMAINS).value.tcp:
+        assert at_connect(made_, IP, 80) is None
 
 
 # The decision

@@ -72,6 +72,7 @@ def test_every_field() -> None:
         ("http://keys.example:8080/jwks", "jwks|8080||keys.example", None),
         (f"http://{host('keys')}/jwks", f"outbound|80||{host('keys')}", None),
         (f"http://{host('keys')}:99/jwks", f"jwks|99||{host('keys')}", None),
+        ("https://[2001:db8::1]:8443/jwks", "jwks|8443|tls|2001:db8::1", Tls(sni="2001:db8::1")),
     ],
 )
 def test_where_keys_are_fetched(uri: str, cluster: str, made_: Tls | None) -> None:
@@ -96,6 +97,9 @@ def test_where_keys_are_fetched(uri: str, cluster: str, made_: Tls | None) -> No
         ({"jwksUri": "https://k/j"}, {"https://k/j": "no json"}, True, False),
         ({"jwksUri": "https://k/j"}, {}, False, False),
         ({"jwksUri": "https://k:99999/j"}, {}, True, False),
+        ({"jwksUri": "https://é.example/j"}, {}, True, False),
+        ({"jwksUri": "https://a=b/j"}, {}, True, False),
+        ({"jwksUri": "https://a/\u00e9"}, {}, True, False),
     ],
 )
 def test_keys_that_the_control_plane_has(rule: dict[str, Any], fetched: dict[str, str], remote: bool, known: bool) -> None:

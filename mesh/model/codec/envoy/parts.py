@@ -85,7 +85,8 @@ def ads() -> Any:
 
 
 def regex(pattern: str) -> Any:
-    return regex_pb2.RegexMatcher(regex=pattern)
+    """Envoy has no empty expression; this one takes the same."""
+    return regex_pb2.RegexMatcher(regex=pattern or "(?:)")
 
 
 def substitution(pattern: str, value: str) -> Any:
@@ -107,7 +108,7 @@ def text(match: TextMatch) -> Any:
         case TextKind.CONTAINS:
             made.contains = match.value
         case TextKind.REGEX:
-            made.safe_regex.regex = match.value
+            made.safe_regex.CopyFrom(regex(match.value))
         case TextKind.PRESENT:
             made.safe_regex.regex = "(?s).*"
     if made.HasField("safe_regex"):

@@ -143,7 +143,7 @@ def route_match(match: RouteMatch) -> Any:
         case PathKind.SEGMENTS:
             made.path_separated_prefix = path.value
         case PathKind.REGEX:
-            made.safe_regex.regex = path.value
+            made.safe_regex.CopyFrom(parts.regex(path.value))
     if path.ignore_case and path.kind is not PathKind.REGEX:
         made.case_sensitive.value = False
     made.headers.extend(header_match(entry) for entry in match.headers)

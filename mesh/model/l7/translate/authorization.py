@@ -27,8 +27,7 @@ from mesh.model.l7.policies import (
     Value,
     deny_all,
 )
-from mesh.model.l7.texts import TextKind, TextMatch, exact, quoted, regex, usable_regex
-from mesh.model.l7.translate.headers import unsafe
+from mesh.model.l7.texts import TextKind, TextMatch, exact, quoted, regex, unsafe, usable_regex
 from mesh.model.manifest import AuthorizationPolicy, Key
 from mesh.model.manifest.security import DRY_RUN_ANNOTATION, Condition, Operation, PolicyRule, Source
 

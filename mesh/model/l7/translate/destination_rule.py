@@ -35,6 +35,7 @@ from mesh.model.l7.notes import Notes, Problem, Translated
 from mesh.model.l7.profile import Context, Kind
 from mesh.model.l7.routes import Hash, HashKind
 from mesh.model.l7.services import MeshService, Resolution
+from mesh.model.l7.texts import clean
 from mesh.model.manifest import DestinationRule, Key
 from mesh.model.manifest.istio.balancing import ConsistentHash, LoadBalancer
 from mesh.model.manifest.istio.destinationrule import (
@@ -52,6 +53,7 @@ from mesh.model.manifest.istio.destinationrule import RetryBudget as ManifestBud
 from mesh.model.workload import AppProtocol
 
 SYSTEM = "system"
+MAX_SNI = 255
 DISCOVERIES = {
     Resolution.STATIC: Discovery.EDS,
     Resolution.NONE: Discovery.ORIGINAL,
@@ -183,7 +185,7 @@ def cluster(
             balancing=_balancing(found),
             pool=pool_of(found),
             outlier=_outlier(found.outlier_detection),
-            tls=_tls(found.tls, mesh),
+            tls=_tls(found.tls, mesh, _subject(rule, subset), notes) if found.tls is not None else None,
             proxy_protocol={None: 0, "V1": 1, "V2": 2}[found.proxy_protocol.version if found.proxy_protocol else None],
         )
     )
@@ -222,8 +224,8 @@ def _hash(hashed: ConsistentHash) -> Hash:
     cookie = hashed.http_cookie
     if cookie is None:
         return Hash(HashKind.SOURCE_IP)
-    attributes = tuple((entry.name, entry.value) for entry in cookie.attributes)
-    return Hash(HashKind.COOKIE, cookie.name, cookie.path, _seconds(cookie.ttl), attributes)
+    attributes = tuple((clean(entry.name), clean(entry.value)) for entry in cookie.attributes)
+    return Hash(HashKind.COOKIE, clean(cookie.name) or "-", clean(cookie.path), _seconds(cookie.ttl), attributes)
 
 
 def _balancing(found: Effective) -> Balancing:
@@ -296,12 +298,18 @@ def _outlier(found: OutlierDetection | None) -> Outlier | None:
     )
 
 
-def _tls(found: ClientTls | None, mesh: MeshService) -> Tls | None:
+def _tls(found: ClientTls, mesh: MeshService, subject: Key, notes: Notes) -> Tls | None:
     """DISABLE and ISTIO_MUTUAL leave it to the mesh, whose tunnels are mutual TLS anyway. A name is always checked: where none is given,
     the one that SNI asks for.
     """
-    if found is None or found.mode in ("DISABLE", "ISTIO_MUTUAL"):
+    if found.mode in ("DISABLE", "ISTIO_MUTUAL"):
         return None
+    sni = found.sni or ("" if mesh.host.startswith("*") else mesh.host)
+    names = found.subject_alt_names or mesh.service.subject_alt_names
+    if len(sni.encode()) > MAX_SNI:
+        message = f"longer than the {MAX_SNI} bytes that a server name may have: no server is believed to be this one"
+        notes.add(Problem.UNSUPPORTED, subject, "spec.trafficPolicy.tls.sni", message)
+        sni, names = "", (sni,)
     mutual = found.mode == "MUTUAL" and found.client_certificate and found.private_key
     roots = found.ca_certificates
     return Tls(
@@ -309,8 +317,8 @@ def _tls(found: ClientTls | None, mesh: MeshService) -> Tls | None:
         certificate=Credential(file=found.client_certificate) if mutual else None,
         key=Credential(file=found.private_key) if mutual else None,
         crl=Credential(file=found.ca_crl) if found.ca_crl else None,
-        sni=found.sni or ("" if mesh.host.startswith("*") else mesh.host),
-        sans=found.subject_alt_names or mesh.service.subject_alt_names,
+        sni=sni,
+        sans=names,
         insecure=bool(found.insecure_skip_verify),
     )
 

@@ -27,9 +27,9 @@ from mesh.model.l7.routes import (
     Respond,
     RewriteKind,
 )
-from mesh.model.l7.texts import PRESENT, TextMatch, exact, quoted, regex
+from mesh.model.l7.texts import PRESENT, TextMatch, exact, quoted, regex, unsafe
 from mesh.model.l7.translate.attached import backend_host
-from mesh.model.l7.translate.headers import Author, modified, unsafe
+from mesh.model.l7.translate.headers import Author, modified
 from mesh.model.l7.translate.targets import Chosen, Finder
 from mesh.model.l7.translate.virtual_service import DEFAULT_PORTS, redirect_port
 from mesh.model.manifest import GRPCRoute, HTTPRoute

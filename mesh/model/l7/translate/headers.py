@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from mesh.model.l7.notes import Notes, Problem
 from mesh.model.l7.routes import HeaderOps
+from mesh.model.l7.texts import unsafe
 from mesh.model.manifest import Key
 from mesh.model.manifest.istio.actions import HeaderChanges
 
 HOST_NAMES = ("host", ":authority")
-_UNSAFE = re.compile(r"[\r\n\x00]")
 _ADDRESSES = r"(?:DOWNSTREAM|UPSTREAM)_(?:LOCAL|REMOTE)_(?:ADDRESS(?:_WITHOUT_PORT)?|PORT)"
 _PEERS = r"DOWNSTREAM_(?:LOCAL_URI_SAN|PEER_URI_SAN|PEER_SUBJECT|TLS_VERSION)"
 _PLAIN = (
@@ -60,16 +60,6 @@ def formatted(value: str, author: Author) -> str:
         found.append(value[index])
         index += 1
     return "".join(found)
-
-
-def unsafe(*values: str) -> bool:
-    """Whether some text can be no part of a header or a path."""
-    return any(_UNSAFE.search(value) is not None for value in values)
-
-
-def clean(value: str) -> str:
-    """Without what no header can hold."""
-    return _UNSAFE.sub("", value)
 
 
 def changes(found: HeaderChanges, author: Author) -> tuple[HeaderOps, str]:

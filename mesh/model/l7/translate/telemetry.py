@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from mesh.model.l7 import cel
 from mesh.model.l7.notes import Notes, Problem, Translated
 from mesh.model.l7.profile import Kind
 from mesh.model.l7.telemetry import AccessLog, LogProvider, Tag, TagSource, Telemetry, TraceProvider, Tracing
+from mesh.model.l7.texts import clean
+from mesh.model.l7.translate.headers import Author, formatted
 from mesh.model.manifest import Telemetry as Manifest
-from mesh.model.manifest.istio.telemetry import CustomTag
+from mesh.model.manifest.istio.telemetry import AccessLogging, CustomTag
 from mesh.model.manifest.istio.telemetry import Tracing as ManifestTracing
 
 Providers = Mapping[str, LogProvider | TraceProvider]
@@ -58,9 +61,17 @@ def _logs(level: Manifest, providers: Providers, kind: Kind, base: Telemetry, no
         if not entry.providers:
             known = [one.provider for one in base.logs] or [provider for provider in BUILT_IN.values() if isinstance(provider, LogProvider)]
         for provider in known:
-            expression = entry.filter.expression if entry.filter is not None else ""
-            found[provider.name] = None if entry.disabled else AccessLog(provider, expression)
+            found[provider.name] = None if entry.disabled else AccessLog(provider, _filter(entry, level, field, notes))
     return found
+
+
+def _filter(entry: AccessLogging, level: Manifest, field: str, notes: Notes) -> str:
+    """Without one that a proxy cannot build: then everything is logged, which is more than was asked for, and not less."""
+    if entry.filter is None or cel.usable(entry.filter.expression):
+        return entry.filter.expression if entry.filter is not None else ""
+    message = "proxies cannot evaluate this: requests are logged without the filter"
+    notes.add(Problem.UNSUPPORTED, level.key, f"{field}.filter.expression", message)
+    return ""
 
 
 def _tracing(found: Tracing, entry: ManifestTracing, level: Manifest, field: str, providers: Providers, notes: Notes) -> Tracing:
@@ -76,19 +87,20 @@ def _tracing(found: Tracing, entry: ManifestTracing, level: Manifest, field: str
     if entry.disable_span_reporting is not None:
         found = replace(found, report=not entry.disable_span_reporting)
     if entry.custom_tags:
-        found = replace(found, tags=tuple(_tag(name, tag) for name, tag in sorted(entry.custom_tags.items())))
+        made = ((name, _tag(name, tag, Author(level.key, f"{field}.customTags[{name}]", notes))) for name, tag in entry.custom_tags.items())
+        found = replace(found, tags=tuple(tag for _, tag in sorted(made, key=lambda pair: pair[0])))
     if entry.disable_context_propagation:
         message = "trace headers are always passed on"
         notes.add(Problem.UNSUPPORTED, level.key, f"{field}.disableContextPropagation", message)
     return replace(found, by_request_id=entry.use_request_id_for_trace_sampling)
 
 
-def _tag(name: str, found: CustomTag) -> Tag:
+def _tag(name: str, found: CustomTag, author: Author) -> Tag:
     if found.literal is not None:
         return Tag(name, TagSource.LITERAL, found.literal.value)
     if found.environment is not None:
         return Tag(name, TagSource.ENVIRONMENT, found.environment.name, found.environment.default_value)
     if found.header is not None:
-        return Tag(name, TagSource.HEADER, found.header.name, found.header.default_value)
+        return Tag(name, TagSource.HEADER, clean(found.header.name) or "-", found.header.default_value)
     assert found.formatter is not None
-    return Tag(name, TagSource.FORMAT, found.formatter.value)
+    return Tag(name, TagSource.FORMAT, formatted(found.formatter.value, author))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,13 +24,15 @@ from mesh.model.l7.endpoints import Assignment, Endpoint, HostPort, LocalityGrou
 from mesh.model.l7.jwt import JwtRule, RemoteKeys, TokenHeader
 from mesh.model.l7.names import cluster_name, jwks_cluster_name
 from mesh.model.l7.notes import Notes, Problem, Translated
-from mesh.model.l7.translate.headers import clean
+from mesh.model.l7.texts import clean
 from mesh.model.l7.translate.targets import Targets
 from mesh.model.manifest import RequestAuthentication
 from mesh.model.manifest.requestauth import JwtRule as ManifestRule
 
 CURVES: Mapping[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
 SPLIT = ("scope", "permission")
+_VISIBLE = re.compile(r"[!-~]+")
+_NAME = re.compile(r"[a-z0-9_](?:[-a-z0-9_.]*[a-z0-9_])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +96,12 @@ def _keys(rule: ManifestRule, targets: Targets, fetched: Mapping[str, str], remo
 
 
 def _cluster(uri: str, targets: Targets) -> Cluster | str:
-    """The name of the mesh's own, or one for a server outside."""
+    """The name of the mesh's own, or one for a server outside. ValueError where a proxy could not use the URI."""
     parts = urlsplit(uri)
     secure = parts.scheme == "https"
     host = parts.hostname or ""
+    if not (_VISIBLE.fullmatch(uri) and (_NAME.fullmatch(host) or ip_address(host))):
+        raise ValueError(uri)
     port = parts.port or (443 if secure else 80)
     target = targets.get(host)
     if target is not None and target.mesh.port(port) is not None:

@@ -33,9 +33,9 @@ from mesh.model.l7.routes import (
     Route,
     RouteMatch,
 )
-from mesh.model.l7.texts import PRESENT, TextKind, TextMatch
+from mesh.model.l7.texts import PRESENT, TextKind, TextMatch, unsafe
 from mesh.model.l7.translate.delegates import Delegates, Written, expanded
-from mesh.model.l7.translate.headers import Author, changes, unsafe
+from mesh.model.l7.translate.headers import Author, changes
 from mesh.model.l7.translate.targets import Chosen, Finder, Target, Targets, qualified
 from mesh.model.manifest import Key, VirtualService
 from mesh.model.manifest.istio.actions import GRPC_CODES, CorsPolicy, HTTPFault, HTTPRedirect, HTTPRetry, HTTPRewrite
