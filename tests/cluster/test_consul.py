@@ -208,7 +208,7 @@ def test_an_index_that_goes_backwards_is_noticed_and_what_was_known_stays_for_th
             for number in range(20):  # so that the new history has smaller numbers than this one
                 consul.register(f"web-{number}", "10.0.0.1", 80)
             meter = Counting()
-            async with source(consul, meter, grace=3.0) as sink:
+            async with source(consul, meter, grace=8.0) as sink:
                 await synced(sink)
                 await does(consul.restart)
                 await sink.until(lambda: not state(sink).error and meter.set_backs)
