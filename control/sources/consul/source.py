@@ -119,8 +119,9 @@ class ConsulSource:
 
     def _read_services(self, answer: Answer) -> Apply:
         listed = read_services(answer.body, self._tuning.services)
-        if answer.filtered and not listed:
-            raise Denied(f"access rules hide every service: {NEEDED}")
+        # Consul lists itself, in the default namespace. Who asks without a token is not told that something was hidden.
+        if not listed and (answer.filtered or not (self._settings.consul_namespace or self._settings.partition)):
+            raise Denied(f"access rules hide every service, even Consul's own: {NEEDED}")
 
         def apply(news: News) -> None:
             if news is News.BACKWARDS:

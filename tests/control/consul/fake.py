@@ -64,7 +64,7 @@ class Indexes:
 
 
 class FakeConsul:
-    """`context`: TLS."""
+    """`context`: TLS. Its own service, `consul`, is in its catalogue."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.context = context
@@ -108,6 +108,7 @@ class FakeConsul:
         await self.stop()
 
     async def start(self) -> None:
+        self.instances.setdefault("consul", Registration("server", {"ID": "consul", "Service": "consul", "Port": 8300, "Tags": []}))
         sock = socket.create_server(("127.0.0.1", self.port))
         self.port = sock.getsockname()[1]
         self._server = await asyncio.start_server(self._serve, sock=sock, ssl=self.context)

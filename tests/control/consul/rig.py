@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ QUICK = Tuning(
     renew=0.0,
     kept_patience=0.05,
 )
-PATIENCE = 10.0
+PATIENCE = 20.0
 
 
 class Sink:
@@ -125,10 +125,9 @@ class Book:
 
 
 @asynccontextmanager
-async def running(consul: FakeConsul, tuning: Tuning = QUICK, book: Book | None = None, **more: Any) -> AsyncIterator[Sink]:
-    """A source that runs; `more` are its settings. At the end it is cancelled, and nothing of it is left."""
-    settings = replace(ConsulSettings(address=consul.url), **more)
-    source, sink = ConsulSource(settings, tuning=tuning, book=book), Sink()
+async def working(source: ConsulSource) -> AsyncIterator[Sink]:
+    """A source that runs. At the end it is cancelled, and nothing of it is left."""
+    sink = Sink()
     sink.source = source
     others = asyncio.all_tasks()
     task = asyncio.create_task(source.run(sink))
@@ -140,6 +139,11 @@ async def running(consul: FakeConsul, tuning: Tuning = QUICK, book: Book | None 
         assert task.cancelled(), task.exception()
         ours = [left for left in asyncio.all_tasks() - others if "consul" in left.get_name()]
         assert not ours, ours
+
+
+def running(consul: FakeConsul, tuning: Tuning = QUICK, book: Book | None = None, **more: Any) -> AbstractAsyncContextManager[Sink]:
+    """`more` are settings."""
+    return working(ConsulSource(replace(ConsulSettings(address=consul.url), **more), tuning=tuning, book=book))
 
 
 @asynccontextmanager

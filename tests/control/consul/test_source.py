@@ -20,7 +20,6 @@ from tests.control.consul.rig import QUICK, Book, in_a_loop, running, state, syn
 
 def test_what_is_there_at_the_start_is_handed_over_once_and_then_it_is_synced() -> None:
     async def test(consul: FakeConsul) -> None:
-        consul.register("consul", "10.0.0.9", 8300)
         consul.register("web", "10.0.0.1", 80, Tags=["v1"])
         consul.register("db", "10.0.0.2", 5432)
         async with synced(consul) as sink:
@@ -35,9 +34,18 @@ def test_what_is_there_at_the_start_is_handed_over_once_and_then_it_is_synced() 
     in_a_loop(test)
 
 
-def test_an_empty_catalogue_is_synced_too() -> None:
+def test_a_catalogue_that_has_only_consul_is_synced_too() -> None:
     async def test(consul: FakeConsul) -> None:
         async with synced(consul) as sink:
+            assert sink.held == {}
+
+    in_a_loop(test)
+
+
+def test_an_empty_namespace_of_consul_enterprise_is_synced_too() -> None:
+    async def test(consul: FakeConsul) -> None:
+        consul.instances.clear()
+        async with synced(consul, consul_namespace="shop") as sink:
             assert sink.held == {}
 
     in_a_loop(test)
@@ -345,10 +353,22 @@ def test_a_list_that_rules_emptied_is_not_believed() -> None:
     async def test(consul: FakeConsul) -> None:
         consul.register("web", "10.0.0.1", 80)
         async with synced(consul) as sink:
-            consul.hidden = {"web"}
+            consul.hidden = {"web", "consul"}
             consul.touch()
             await sink.until(lambda: "access rules hide every service" in state(sink).error)
             assert sink.names == {"web"}
+
+    in_a_loop(test)
+
+
+def test_a_list_without_even_consul_is_not_believed() -> None:
+    """As who has no token gets it where rules deny: nothing says that something was hidden."""
+
+    async def test(consul: FakeConsul) -> None:
+        consul.instances.clear()
+        async with running(consul) as sink:
+            await sink.until(lambda: "access rules hide every service" in state(sink).error)
+            assert not state(sink).synced
 
     in_a_loop(test)
 
