@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mesh.model.errors import Refusal
+from mesh.model.errors import Flaw, Refusal
 from mesh.model.manifest import Key, Object, Parsed, Refused, refused_object
 
 MANY = 8
@@ -208,6 +208,6 @@ def _rivals(key: Key, copies: list[Object], broken: list[Refused]) -> list[Refus
     bad = [entry.refusals[0].where for entry in broken[-1:]]
     for copy in copies:
         others = ", ".join([other.where for other in copies if other is not copy] + bad)
-        refusal = Refusal(copy.where, str(key), "metadata.name", f"{key.name}, as in {others}", f"one object called {key}")
+        refusal = Refusal(copy.where, str(key), "metadata.name", f"{key.name}, as in {others}", f"one object called {key}", Flaw.SAME_NAME)
         found.append(refused_object(copy, refusal))
     return found

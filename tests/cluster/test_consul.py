@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.consul import Consul
 
 from control.sources.consul.meter import NoMeter
 from control.sources.consul.settings import ConsulSettings
@@ -21,6 +20,7 @@ from control.sources.consul.source import ConsulSource
 from control.sources.consul.tuning import Tuning
 from mesh.model.manifest import DestinationRule
 from tests.cluster import consul as consuls
+from tests.cluster.consul import Consul
 from tests.control.consul.rig import Sink, run, state, working
 
 pytestmark = pytest.mark.cluster

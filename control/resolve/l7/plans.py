@@ -21,7 +21,7 @@ from control.resolve.l7.ports import Port, chain, clusters_in, guard, routes_of
 from control.resolve.l7.views import View, profile
 from control.resolve.services import declared, services
 from control.resolve.tables import SETTINGS
-from mesh.model.codec.envoy import client, grpc, parts, routes, waypoint
+from mesh.model.codec.envoy import client, grpc, parts, routes, terminate, waypoint
 from mesh.model.codec.envoy import clusters as envoy_clusters
 from mesh.model.codec.envoy import endpoints as envoy_endpoints
 from mesh.model.l7.chains import Chain
@@ -145,6 +145,7 @@ def plan(read: Read, view: View) -> frozenset[tuple[str, str]]:
     if view.kind is Kind.WAYPOINT:
         found |= {(LISTENER_TYPE, name) for name in (CONNECT_TERMINATE, MAIN_INTERNAL, CONNECT_ORIGINATE)}
         found |= {(CLUSTER_TYPE, name) for name in (MAIN_INTERNAL, CONNECT_ORIGINATE)}
+        found.add((ROUTE_TYPE, CONNECT_TERMINATE))
     else:
         found |= {(LISTENER_TYPE, name) for name in (VIRTUAL_OUTBOUND, HTTP_PROXY, *read(listeners, view))}
         found |= {(CLUSTER_TYPE, name) for name in (PASSTHROUGH, BLACK_HOLE)}
@@ -206,6 +207,9 @@ def _assignment(read: Read, view: View, name: str) -> Resource | None:
 
 def _routes(read: Read, view: View, name: str) -> Resource | None:
     bare = view.anywhere()
+    if name == CONNECT_TERMINATE:
+        table = terminate.route_table(_chains(read, read(ports_of, bare)))
+        return Resource(parts.serialized(table), ((CLUSTER_TYPE, MAIN_INTERNAL),))
     if name == HTTP_PROXY:
         return _of_table(RouteTable(HTTP_PROXY, tuple(_virtual_hosts(read, bare))))
     port = read(tables, bare).get(name)
@@ -240,7 +244,7 @@ def _listener(read: Read, view: View, name: str) -> Resource | None:
     seen = profile(read, view)
     if view.kind is Kind.WAYPOINT:
         if name == CONNECT_TERMINATE:
-            return Resource(parts.serialized(waypoint.connect_terminate(seen)))
+            return Resource(parts.serialized(terminate.listener(seen)), follows=((ROUTE_TYPE, CONNECT_TERMINATE),))
         if name == MAIN_INTERNAL:
             chains = _chains(read, read(ports_of, view.anywhere()))
             return Resource(parts.serialized(waypoint.main_internal(chains, seen)), follows=_tables(chains))
