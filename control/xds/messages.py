@@ -75,6 +75,7 @@ class TypeState:
 
     `asked`: the store's number at the first request. `unanswered`: names that were asked for, with the number at which they were.
     `held`: where single names are asked for, those that the client has, with their versions; `along`: those with which others are sent.
+    `nonce` is of the last response, `outstanding` the same until it is answered.
     `sending`: what is in the outstanding response, `fresh` the names in it that the client had nothing of. `answered`: all changes
     up to this number were sent and answered, with ACK or NACK, but for those that are kept back since something may rely on them;
     `acked`: with ACK; `covers`: what `answered` becomes with the answer to the outstanding response.
@@ -89,6 +90,7 @@ class TypeState:
     noted: dict[str, Noted] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     along: set[str] = field(default_factory=set)
+    nonce: str = ""
     outstanding: str = ""
     sending: Sequence[Entry] = ()
     fresh: frozenset[str] = frozenset()

@@ -72,7 +72,7 @@ class Stream:
             state = self.states[request.type_url] = TypeState(self._store.number, versions=dict(request.versions))
         if request.nonce and request.nonce == state.outstanding:
             self._answer(state, request, now)
-        elif request.nonce and not fresh and not self.rules.delta:
+        elif request.nonce and request.nonce != state.nonce and not fresh and not self.rules.delta:
             return  # it answers an earlier response, and the client has not seen the newer one; another request will follow
         if self.rules.delta:
             # Empty on the first request is the wildcard of old; later ones change nothing by saying nothing.
@@ -372,7 +372,8 @@ class Stream:
                     aliases[entry.name] = found
         self._count += 1
         state.first = False
-        state.outstanding, state.since = f"{self._number}-{self._count}", now
+        state.nonce = state.outstanding = f"{self._number}-{self._count}"
+        state.since = now
         state.sending = bundle.entries
         state.covers = self._reach(type_url, state)
         told = tuple(removed) if self.rules.delta else ()

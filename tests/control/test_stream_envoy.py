@@ -57,6 +57,7 @@ class Client:
         self.stream = Stream(world.store, rules)
         self.now = 0.0
         self.wanted: dict[str, tuple[str, ...]] = {}
+        self.nonces: dict[str, str] = {}
         self.has: dict[str, dict[str, str]] = {name: {} for name in (C, E, R, L)}
 
     def ask(self, type_url: str, *names: str, **fields: str) -> None:
@@ -64,7 +65,9 @@ class Client:
             new = tuple(name for name in names if name not in self.wanted.get(type_url, ()))
             self.stream.receive(Request(type_url, subscribe=new, **fields), self.now)
         else:
-            self.stream.receive(Request(type_url, subscribe=names, **fields), self.now)
+            # In this variant whatever is asked for says which response was the last that had been read.
+            nonce = fields.pop("nonce", self.nonces.get(type_url, ""))
+            self.stream.receive(Request(type_url, nonce, names, **fields), self.now)
         self.wanted[type_url] = names
 
     def take(self) -> list[Response]:
@@ -82,6 +85,7 @@ class Client:
             has.pop(name, None)
 
     def answer(self, response: Response, error: str = "") -> None:
+        self.nonces[response.type_url] = response.nonce
         self.ask(response.type_url, *self.wanted[response.type_url], nonce=response.nonce, error=error)
 
     def told(self) -> list[str]:
@@ -192,6 +196,17 @@ def test_an_answer_to_an_older_response_changes_nothing() -> None:
     client.wanted[E] = ("c1",)
     client.answer(response)
     assert client.stream.synced(E)
+
+
+def test_other_names_with_a_nonce_that_is_answered_already_count() -> None:
+    """As Envoy sends it: what it asks for from now on, and the response that it had read last."""
+    world, client = started()
+    world.put((R, plain(R, "s")))
+    client.ask(R, "r", "s", nonce=client.nonces[R])
+    assert client.told() == ["route: s"]
+    client.ask(R, "s", nonce=client.nonces[R])
+    client.ask(R, "r", "s", nonce=client.nonces[R])
+    assert client.told() == ["route: r"], "it had dropped it, and wants it again"
 
 
 def test_a_rejection_is_kept_and_not_sent_again() -> None:
