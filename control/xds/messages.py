@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ MAX_ERROR_TEXT = 4096
 PATIENCE = 1.0
 """Seconds for which a type may still be asked for: by a tunnel at the beginning of its stream (Istio's asks for workloads first), by
 Envoy for what a new cluster or listener makes it ask for."""
+WARMING = 300.0
+"""Seconds more that a client has to answer to what it warms. Envoy asks a name server that does not answer for two minutes."""
 
 
 class Refusal(Exception):  # noqa: N818 - a word of the protocol, not an accident
@@ -25,13 +28,18 @@ class Rules:
     """How one kind of client is served. `types`: those that there are, each before those whose resources may name its own.
 
     `delta`: the incremental variant. `whole`: types of which, in the other variant, every response holds all resources. `patient`: a
-    client will ask for all types.
+    client will ask for all types. `pulled`: types that a client asks for by the names that it was sent, and may want before it answers to
+    those. `waits`: the seconds for which a type waits for the answer to one before it. `warms`: types that are answered to when what they
+    say is ready for use.
     """
 
     types: tuple[str, ...]
     delta: bool = True
     whole: frozenset[str] = frozenset()
     patient: bool = False
+    pulled: frozenset[str] = frozenset()
+    waits: float = math.inf
+    warms: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,6 @@ class TypeState:
 
     `asked`: the store's number at the first request. `unanswered`: names that were asked for, with the number at which they were.
     `held`: where single names are asked for, those that the client has, with their versions; `along`: those with which others are sent.
-    `nonce` is of the last response, `outstanding` the same until it is answered.
     `sending`: what is in the outstanding response, `fresh` the names in it that the client had nothing of. `answered`: all changes
     up to this number were sent and answered, with ACK or NACK, but for those that are kept back since something may rely on them;
     `acked`: with ACK; `covers`: what `answered` becomes with the answer to the outstanding response.
@@ -90,7 +97,6 @@ class TypeState:
     noted: dict[str, Noted] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     along: set[str] = field(default_factory=set)
-    nonce: str = ""
     outstanding: str = ""
     sending: Sequence[Entry] = ()
     fresh: frozenset[str] = frozenset()

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from control.resolve import Changes, Mesh
 from control.resolve.l7.plans import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, Ref, Resource
 from control.resolve.l7.views import View
-from control.xds.messages import Refusal, Rules
+from control.xds.messages import PATIENCE, Refusal, Rules
 from control.xds.secrets import Follower, Secrets
 from control.xds.server import Hello
 from control.xds.server import View as Served
@@ -29,8 +29,10 @@ log = Log("xds")
 
 # Each before those whose resources may name its own.
 PROXY_TYPES = (SECRET_TYPE, CLUSTER_TYPE, ENDPOINT_TYPE, ROUTE_TYPE, LISTENER_TYPE)
-WHOLE = frozenset({CLUSTER_TYPE, LISTENER_TYPE})
-DELTA_RULES, WHOLE_RULES = Rules(PROXY_TYPES), Rules(PROXY_TYPES, delta=False, whole=WHOLE)
+DELTA_RULES = Rules(
+    PROXY_TYPES, pulled=frozenset({SECRET_TYPE, ENDPOINT_TYPE, ROUTE_TYPE}), waits=PATIENCE, warms=frozenset({CLUSTER_TYPE})
+)
+WHOLE_RULES = replace(DELTA_RULES, delta=False, whole=frozenset({CLUSTER_TYPE, LISTENER_TYPE}))
 LINGER = 30.0
 MAX_NAMES = 10_000
 

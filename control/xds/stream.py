@@ -16,6 +16,8 @@ that types are applied as they were sent:
     1. what is new or different of the first type
     2. then what changed with it or later of the next type, if it names nothing that the client has yet to be sent; types that are not
        asked for are not waited for, except, where the server is `patient`, for PATIENCE at the beginning of a stream
+       Where the client's answer depends on them in turn, they do not wait: Envoy answers to a cluster when that is warm, for which it wants
+       the endpoints (`pulled`). Nor does anything wait for long: a cluster may have to look up a name first (`waits`)
     3. then what must not go before nothing relies on it: resources that are gone, and those that applied everywhere and from now on
        only where they are named. Until then they stay as they are.
 
@@ -34,6 +36,7 @@ from control.xds.messages import (
     MAX_KEYS,
     MAX_NOTED,
     PATIENCE,
+    WARMING,
     WILDCARD,
     Noted,
     Refusal,
@@ -72,12 +75,12 @@ class Stream:
             state = self.states[request.type_url] = TypeState(self._store.number, versions=dict(request.versions))
         if request.nonce and request.nonce == state.outstanding:
             self._answer(state, request, now)
-        elif request.nonce and request.nonce != state.nonce and not fresh and not self.rules.delta:
-            return  # it answers an earlier response, and the client has not seen the newer one; another request will follow
         if self.rules.delta:
             # Empty on the first request is the wildcard of old; later ones change nothing by saying nothing.
             self._want(request.type_url, state, request.subscribe, request.unsubscribe, wildcard=fresh and not request.subscribe)
         else:
+            # These are the names from now on, also where the request answers to an earlier response than the last: a client may drop one
+            # and ask for it again before it reads that, and has forgotten it then. Nothing is sent before it has answered.
             gone = tuple(state.keys.difference(request.subscribe))
             new = tuple(name for name in request.subscribe if name not in state.keys)
             self._want(request.type_url, state, new, gone, wildcard=fresh and not request.subscribe)
@@ -90,11 +93,18 @@ class Stream:
             state.nacks += 1
         else:
             state.acked = state.answered
+            self._warm({(request.type_url, entry.name) for entry in state.sending})
         for entry in state.sending:
             self._awaited.pop((request.type_url, entry.name), None)
             for name in entry.follows:
                 self._await(name, now)
         state.sending, state.fresh = (), frozenset()
+
+    def _warm(self, taken: set[Name]) -> None:
+        """What made the client ask for these is of use to it, though it may not have answered to all that it came with."""
+        for state in self.states.values():
+            if state.fresh:
+                state.fresh -= {entry.name for entry in state.sending if not taken.isdisjoint(entry.follows)}
 
     def _await(self, name: Name, now: float) -> None:
         """The client will ask for this because of what it just accepted."""
@@ -189,13 +199,18 @@ class Stream:
     def waits_until(self, now: float) -> float | None:
         """When to ask for responses again without a request or a change; None where there is no such time."""
         times = [when for when in self._awaited.values() if when > now]
+        if math.isfinite(self.rules.waits):
+            ends = (state.since + self.rules.waits for state in self.states.values() if state.outstanding)
+            times += [when for when in ends if when > now]
         if now < self._patient_until and 0 < len(self.states) < len(self.rules.types):
             times.append(self._patient_until)
         return min(times, default=None)
 
     def oldest_wait(self) -> float | None:
-        """Since when the longest unanswered response is out; None where none is."""
-        return min((state.since for state in self.states.values() if state.outstanding), default=None)
+        """Since when the longest unanswered response is overdue or may become so; None where none is out."""
+        warms = self.rules.warms
+        times = (state.since + WARMING * (name in warms) for name, state in self.states.items() if state.outstanding)
+        return min(times, default=None)
 
     def size(self, type_url: str) -> int:
         """How many resources of a type the client has been sent, as far as they are still there."""
@@ -286,17 +301,16 @@ class Stream:
 
     def _may(self, type_url: str, entry: Entry | None, number: int, now: float) -> bool:
         """Whether the client has answered all of the types that this one may name as of `number`, and has what `entry` names."""
-        for name in self.rules.types[: self.rules.types.index(type_url)]:
+        earlier, pulled = self.rules.types[: self.rules.types.index(type_url)], self.rules.pulled
+        for name in () if type_url in pulled else (name for name in earlier if name not in pulled):
             state = self.states.get(name)
             if state is None:
                 if now < self._patient_until:
                     return False
-            elif state.first or state.answered < number:
+            elif (state.first or state.answered < number) and not (state.outstanding and now >= state.since + self.rules.waits):
                 return False
-        if self._awaited:
-            earlier = self.rules.types[: self.rules.types.index(type_url)]
-            if any(name[0] in earlier and when > now for name, when in self._awaited.items()):
-                return False
+        if any(name[0] in earlier and when > now for name, when in self._awaited.items()):
+            return False
         return entry is None or self._has_needs(entry)
 
     def _has_all_before(self, type_url: str) -> bool:
@@ -372,8 +386,7 @@ class Stream:
                     aliases[entry.name] = found
         self._count += 1
         state.first = False
-        state.nonce = state.outstanding = f"{self._number}-{self._count}"
-        state.since = now
+        state.outstanding, state.since = f"{self._number}-{self._count}", now
         state.sending = bundle.entries
         state.covers = self._reach(type_url, state)
         told = tuple(removed) if self.rules.delta else ()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control.xds.messages import PATIENCE, Request, Response, Rules
+from control.xds.messages import PATIENCE, WARMING, Request, Response, Rules
 from control.xds.store import Entry, Store
 from control.xds.stream import Stream
 
 C, E, R, L = "cluster", "endpoints", "route", "listener"
-WHOLE = Rules((C, E, R, L), delta=False, whole=frozenset({C, L}))
-DELTA = Rules((C, E, R, L))
+DELTA = Rules((C, E, R, L), pulled=frozenset({E, R}), waits=PATIENCE, warms=frozenset({C}))
+WHOLE = replace(DELTA, delta=False, whole=frozenset({C, L}))
 
 
 def cluster(name: str, value: str = "1") -> Entry:
@@ -139,6 +140,47 @@ def test_a_new_cluster_is_warm_before_a_route_leads_there_and_the_old_one_goes_a
     assert list(client.has[C]) == ["c2"]
 
 
+@pytest.mark.parametrize("rules", [WHOLE, DELTA], ids=["state of the world", "delta"])
+def test_endpoints_do_not_wait_for_an_answer_that_waits_for_them(rules: Rules) -> None:
+    """An Envoy that has begun answers to clusters when all of them are warm."""
+    world, client = started(rules)
+    world.put((C, cluster("c2")), (E, plain(E, "c2")), (R, plain(R, "r", "to c2", ((C, "c2"),))))
+    (clusters,) = client.take()
+    client.ask(E, "c1", "c2")
+    (endpoints,) = client.take()
+    assert said(endpoints) == "endpoints: c2"
+    assert client.take() == []
+    client.answer(endpoints)
+    assert client.told() == ["route: r"]
+    world.put((E, plain(E, "c1", "2")))
+    assert client.told() == ["endpoints: c1"], "nor do changes of others"
+    client.answer(clusters)
+    assert client.told() == []
+    assert client.stream.synced(R)
+
+
+@pytest.mark.parametrize("rules", [WHOLE, DELTA], ids=["state of the world", "delta"])
+def test_a_cluster_that_warms_for_long_keeps_back_what_leads_there_and_nothing_else(rules: Rules) -> None:
+    """Somebody's name server does not answer: everybody else's policies, which are in listeners, do not wait for it, nor do routes."""
+    world, client = started(rules)
+    client.ask(R, "r", "s")
+    world.put((C, cluster("c2")), (E, plain(E, "c2")), (R, plain(R, "r", "to c2", ((C, "c2"),))), (L, plain(L, "l", "2")))
+    world.put((C, plain(C, "dns")), (R, plain(R, "s", "to dns", ((C, "dns"),))))
+    (clusters,) = client.take()
+    assert said(clusters) == ("cluster: c2 dns" if rules.delta else "cluster: c1 c2 dns")
+    assert client.take() == []
+    assert client.stream.waits_until(client.now) == PATIENCE
+    assert client.stream.oldest_wait() == WARMING, "it is not taken for dead"
+    client.ask(E, "c1", "c2")
+    assert client.told() == ["endpoints: c2", "route: r"]
+    client.now = PATIENCE
+    assert client.told() == ["listener: l"]
+    world.put((L, plain(L, "l", "3")))
+    assert client.told() == ["listener: l"]
+    client.answer(clusters)
+    assert client.told() == ["route: s"]
+
+
 def test_endpoints_that_are_never_asked_for_are_waited_for_a_moment_only() -> None:
     world, client = started()
     world.put((C, cluster("c2")), (R, plain(R, "r", "to c2", ((C, "c2"),))))
@@ -186,16 +228,19 @@ def test_delta_says_what_is_absent() -> None:
     assert client.told() == ["endpoints: -c1"]
 
 
-def test_an_answer_to_an_older_response_changes_nothing() -> None:
+def test_an_answer_to_an_older_response_accepts_nothing_and_its_names_count() -> None:
+    """What is dropped and asked for again while a response is on its way is forgotten by the client, and sent again."""
     world, client = started()
-    world.put((E, plain(E, "c1", "2")))
+    world.put((R, plain(R, "s")))
+    client.ask(R, "r", "s")
     (response,) = client.take()
-    client.ask(E, nonce="old")
-    assert client.stream.states[E].keys == {"c1"}
+    client.ask(R, "s")
+    client.ask(R, "r", "s")
     assert client.take() == []
-    client.wanted[E] = ("c1",)
+    assert client.stream.states[R].outstanding
     client.answer(response)
-    assert client.stream.synced(E)
+    assert client.told() == ["route: r"]
+    assert client.stream.synced(R)
 
 
 def test_other_names_with_a_nonce_that_is_answered_already_count() -> None:

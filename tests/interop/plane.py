@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import urllib.request
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 from control.app import ControlPlane
 from control.config import Config
+from control.sources import Feed
 from tests.control.plane import TOKENS
 
 T = TypeVar("T")
+SERVER_NAME = "istiod.istio-system.svc"
 
 
 @dataclass
@@ -43,9 +45,7 @@ class Running:
     def put(self, **files: str) -> None:
         """By a name without suffix. An empty text removes the file."""
 
-        async def written() -> None:
-            done = asyncio.Event()
-            self.plane.pipeline.published = lambda changes: done.set()
+        def write() -> None:
             for name, text in files.items():
                 path = self.manifests / f"{name}.yaml"
                 if text:
@@ -53,10 +53,20 @@ class Running:
                     (self.manifests / f".{name}").rename(path)
                 else:
                     path.unlink()
+
+        self.published(write)
+
+    def published(self, change: Callable[[], None]) -> None:
+        """Make a change on the loop, and wait until clients are served what follows from it."""
+
+        async def changed() -> None:
+            done = asyncio.Event()
+            self.plane.pipeline.published = lambda changes: done.set()
+            change()
             async with asyncio.timeout(15):
                 await done.wait()
 
-        self.call(written())
+        self.call(changed())
 
     def clients(self) -> list[dict[str, Any]]:
         async def found() -> list[dict[str, Any]]:
@@ -70,8 +80,8 @@ class Running:
 
 
 @contextmanager
-def running(directory: Path, files: Mapping[str, str]) -> Iterator[Running]:
-    """With these manifests, as soon as clients may come."""
+def running(directory: Path, files: Mapping[str, str], sources: Sequence[Feed] | None = None, **settings: Any) -> Iterator[Running]:
+    """With these manifests, or instead of them these sources, as soon as clients may come. `settings` are fields of its configuration."""
     manifests, tokens = directory / "manifests", directory / "tokens"
     for path in (manifests, tokens):
         path.mkdir(parents=True)
@@ -87,13 +97,14 @@ def running(directory: Path, files: Mapping[str, str]) -> Iterator[Running]:
         xds_address="127.0.0.1:0",
         xds_plaintext="127.0.0.1:0",
         http_address="127.0.0.1:0",
-        server_names=("istiod.istio-system.svc",),
+        server_names=(SERVER_NAME,),
+        **settings,
     )
     started = threading.Event()
     found: list[Any] = []
 
     async def main() -> None:
-        plane = ControlPlane(config)
+        plane = ControlPlane(config, sources)
         published = asyncio.Event()
         plane.pipeline.published = lambda changes: published.set()
         await plane.start()

@@ -125,18 +125,18 @@ class Proxied:
         rejected = {name: count for name, count in self.stats("update_rejected").items() if count}
         assert rejected == {}
         dump = json.loads(self.get("/config_dump"))
-        assert list(_errors(dump)) == []
+        assert list(errors(dump)) == []
 
 
-def _errors(value: Any) -> Iterator[Any]:
+def errors(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         if "error_state" in value:
             yield value["error_state"]
         for inner in value.values():
-            yield from _errors(inner)
+            yield from errors(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _errors(inner)
+            yield from errors(inner)
 
 
 def eventually(holds: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
