@@ -12,6 +12,8 @@ WILDCARD = "*"
 MAX_KEYS = 100_000
 MAX_NOTED = 500_000
 MAX_ERROR_TEXT = 4096
+MAX_PASSED = 100
+"""Responses of one type that may be out beside the last: then only the client's answer helps."""
 PATIENCE = 1.0
 """Seconds for which a type may still be asked for: by a tunnel at the beginning of its stream (Istio's asks for workloads first), by
 Envoy for what a new cluster or listener makes it ask for."""
@@ -30,7 +32,7 @@ class Rules:
     `delta`: the incremental variant. `whole`: types of which, in the other variant, every response holds all resources. `patient`: a
     client will ask for all types. `pulled`: types that a client asks for by the names that it was sent, and may want before it answers to
     those. `waits`: the seconds for which a type waits for the answer to one before it. `warms`: types that are answered to when what they
-    say is ready for use.
+    say is ready for use; where that takes longer than `waits`, what changes meanwhile is sent too.
     """
 
     types: tuple[str, ...]
@@ -83,7 +85,8 @@ class TypeState:
 
     `asked`: the store's number at the first request. `unanswered`: names that were asked for, with the number at which they were.
     `held`: where single names are asked for, those that the client has, with their versions; `along`: those with which others are sent.
-    `sending`: what is in the outstanding response, `fresh` the names in it that the client had nothing of. `answered`: all changes
+    `since`: when the outstanding response was sent, or the first of those that are; `sent`: the last of them, `passed` the nonces of the
+    others. `sending`: what is in them, `fresh` the names in them that the client had nothing of. `answered`: all changes
     up to this number were sent and answered, with ACK or NACK, but for those that are kept back since something may rely on them;
     `acked`: with ACK; `covers`: what `answered` becomes with the answer to the outstanding response.
     """
@@ -101,6 +104,8 @@ class TypeState:
     sending: Sequence[Entry] = ()
     fresh: frozenset[str] = frozenset()
     since: float = 0.0
+    sent: float = 0.0
+    passed: tuple[str, ...] = ()
     covers: int = 0
     answered: int = 0
     acked: int = 0

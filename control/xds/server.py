@@ -175,7 +175,7 @@ class XdsServer:
             assert client.view is not None
             request = _request(message) if delta else _whole_request(message)
             state = client.stream.states.get(request.type_url)
-            waited = state is not None and state.outstanding and request.nonce == state.outstanding
+            waited = state is not None and request.nonce and request.nonce in (state.outstanding, *state.passed)
             client.view.want(request.type_url, request.subscribe)
             client.stream.receive(request, loop.time())
             if waited and not request.error:

@@ -35,6 +35,7 @@ from control.xds.messages import (
     MAX_ERROR_TEXT,
     MAX_KEYS,
     MAX_NOTED,
+    MAX_PASSED,
     PATIENCE,
     WARMING,
     WILDCARD,
@@ -75,6 +76,8 @@ class Stream:
             state = self.states[request.type_url] = TypeState(self._store.number, versions=dict(request.versions))
         if request.nonce and request.nonce == state.outstanding:
             self._answer(state, request, now)
+        elif request.error and request.nonce in state.passed:
+            self._reject(state, request)
         if self.rules.delta:
             # Empty on the first request is the wildcard of old; later ones change nothing by saying nothing.
             self._want(request.type_url, state, request.subscribe, request.unsubscribe, wildcard=fresh and not request.subscribe)
@@ -86,12 +89,12 @@ class Stream:
             self._want(request.type_url, state, new, gone, wildcard=fresh and not request.subscribe)
 
     def _answer(self, state: TypeState, request: Request, now: float) -> None:
-        state.outstanding = ""
+        state.outstanding, state.passed = "", ()
         state.answered = max(state.answered, state.covers)
-        state.error = request.error[:MAX_ERROR_TEXT]
         if request.error:
-            state.nacks += 1
+            self._reject(state, request)
         else:
+            state.error = ""
             state.acked = state.answered
             self._warm({(request.type_url, entry.name) for entry in state.sending})
         for entry in state.sending:
@@ -99,6 +102,10 @@ class Stream:
             for name in entry.follows:
                 self._await(name, now)
         state.sending, state.fresh = (), frozenset()
+
+    def _reject(self, state: TypeState, request: Request) -> None:
+        state.error = request.error[:MAX_ERROR_TEXT]
+        state.nacks += 1
 
     def _warm(self, taken: set[Name]) -> None:
         """What made the client ask for these is of use to it, though it may not have answered to all that it came with."""
@@ -190,7 +197,7 @@ class Stream:
             return found  # nothing is known yet, and an empty answer would be a lie
         for type_url in (*self.rules.types, *reversed(self.rules.types)):
             state = self.states.get(type_url)
-            if state is not None and not state.outstanding:
+            if state is not None and (not state.outstanding or self._is_slow(type_url, state, now)):
                 response = self._serve(type_url, state, now)
                 if response is not None:
                     found.append(response)
@@ -200,8 +207,8 @@ class Stream:
         """When to ask for responses again without a request or a change; None where there is no such time."""
         times = [when for when in self._awaited.values() if when > now]
         if math.isfinite(self.rules.waits):
-            ends = (state.since + self.rules.waits for state in self.states.values() if state.outstanding)
-            times += [when for when in ends if when > now]
+            outstanding = [state for state in self.states.values() if state.outstanding]
+            times += [when for state in outstanding for when in (state.since + self.rules.waits, state.sent + self.rules.waits) if when > now]
         if now < self._patient_until and 0 < len(self.states) < len(self.rules.types):
             times.append(self._patient_until)
         return min(times, default=None)
@@ -211,6 +218,10 @@ class Stream:
         warms = self.rules.warms
         times = (state.since + WARMING * (name in warms) for name, state in self.states.items() if state.outstanding)
         return min(times, default=None)
+
+    def _is_slow(self, type_url: str, state: TypeState, now: float) -> bool:
+        """The client works on what it was sent, and may be sent more."""
+        return type_url in self.rules.warms and now >= state.sent + self.rules.waits and len(state.passed) < MAX_PASSED
 
     def size(self, type_url: str) -> int:
         """How many resources of a type the client has been sent, as far as they are still there."""
@@ -369,7 +380,7 @@ class Stream:
         now: float,
     ) -> Response:
         store = self._store.types[type_url]
-        state.fresh = self._take_off(type_url, state, send, removed, answers)
+        state.fresh |= self._take_off(type_url, state, send, removed, answers)
         if everything:
             bundle = store.everything()
         elif self.rules.delta or type_url not in self.rules.whole:
@@ -386,8 +397,12 @@ class Stream:
                     aliases[entry.name] = found
         self._count += 1
         state.first = False
-        state.outstanding, state.since = f"{self._number}-{self._count}", now
-        state.sending = bundle.entries
+        if state.outstanding:
+            state.passed = (*state.passed, state.outstanding)
+        else:
+            state.since = now
+        state.outstanding, state.sent = f"{self._number}-{self._count}", now
+        state.sending = _together(state.sending, bundle.entries) if state.passed else bundle.entries
         state.covers = self._reach(type_url, state)
         told = tuple(removed) if self.rules.delta else ()
         return Response(type_url, state.outstanding, str(self._store.number), bundle, told, aliases)
@@ -415,3 +430,8 @@ class Stream:
         """Up to which number everything was sent, but for what is kept back because something may rely on it."""
         waiting = [note.first for name, note in state.noted.items() if not self._leaves(type_url, name, note)]
         return min(waiting, default=self._store.number + 1) - 1
+
+
+def _together(before: Iterable[Entry], now: Iterable[Entry]) -> Sequence[Entry]:
+    """Each once, in its last form."""
+    return tuple({entry.name: entry for entries in (before, now) for entry in entries}.values())

@@ -181,6 +181,34 @@ def test_a_cluster_that_warms_for_long_keeps_back_what_leads_there_and_nothing_e
     assert client.told() == ["route: s"]
 
 
+@pytest.mark.parametrize("rules", [WHOLE, DELTA], ids=["state of the world", "delta"])
+def test_what_changes_while_a_cluster_warms_for_long_is_sent_too(rules: Rules) -> None:
+    world, client = started(rules)
+    world.put((C, plain(C, "dns")))
+    (first,) = client.take()
+    world.put((C, cluster("c2")), (E, plain(E, "c2")), (R, plain(R, "r", "to c2", ((C, "c2"),))))
+    assert client.take() == []
+    client.now = PATIENCE
+    (second,) = client.take()
+    assert said(second) == ("cluster: c2" if rules.delta else "cluster: c1 c2 dns")
+    client.ask(E, "c1", "c2")
+    assert client.told() == ["endpoints: c2", "route: r"]
+    world.drop((C, "dns"))
+    assert client.take() == []
+    client.now += PATIENCE
+    (third,) = client.take()
+    assert said(third) == ("cluster: -dns" if rules.delta else "cluster: c1 c2")
+    assert client.stream.oldest_wait() == WARMING
+    if rules.delta:  # which answers to each, where the other variant answers to the last only
+        client.answer(first)
+        client.answer(second, error="no good")
+        assert client.stream.states[C].nacks == 1
+    assert not client.stream.synced(C)
+    client.answer(third)
+    assert client.take() == []
+    assert client.stream.synced(C)
+
+
 def test_endpoints_that_are_never_asked_for_are_waited_for_a_moment_only() -> None:
     world, client = started()
     world.put((C, cluster("c2")), (R, plain(R, "r", "to c2", ((C, "c2"),))))

@@ -35,6 +35,14 @@ class Isolated:
         """Shared with whoever listens at the port on all addresses."""
         return self.namespace.run(lambda: socket.create_server((host, port), reuse_port=True, backlog=128))
 
+    @contextmanager
+    def silent(self, host: str, port: int = 53) -> Iterator[None]:
+        """Nobody answers there, and nobody says that there is nobody."""
+        subprocess.run([*self.inside, "ip", "address", "add", f"{host}/32", "dev", "lo"], check=True)
+        with self.namespace.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+            sock.bind((host, port))
+            yield
+
     def free_ports(self, count: int) -> list[int]:
         with ExitStack() as stack:
             return [int(stack.enter_context(self.listen()).getsockname()[1]) for _ in range(count)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.interop import fed, plane
+from tests.interop import fed, isolated, plane
 from tests.interop.proxied import eventually
 from tests.interop.upstream import upstream
 
@@ -66,3 +67,75 @@ def test_requests_follow_virtual_services_and_their_changes(tmp_path: Path, delt
         mesh.put(routes="")
         eventually(lambda: proxy.ask("web.shop").server == "v1", "without routes to whoever is there")
         assert second.name == "v2"
+
+
+(NAME_SERVER,) = re.findall(r"^nameserver (\S+)", Path("/etc/resolv.conf").read_text(), re.M)[:1] or ["127.0.0.1"]
+SOON = 8.0
+"""Seconds; less than the 15 after which Envoy goes on without what it has asked for."""
+LATE = """
+apiVersion: v1
+kind: Service
+metadata: {name: late, namespace: shop}
+spec: {clusterIP: 10.96.0.6, selector: {app: web}, ports: [{port: 80, name: http, targetPort: PORT}]}
+---
+"""
+ABROAD = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: abroad, namespace: shop}
+spec: {hosts: [abroad.example.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}
+---
+"""
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
+def test_what_comes_later_is_there_at_once(tmp_path: Path, delta: bool) -> None:
+    """Envoy answers to new clusters when they are warm, for which it wants their endpoints."""
+    with ExitStack() as stack:
+        app = stack.enter_context(upstream("v1", "127.0.0.31"))
+        files = {
+            "web": WEB.replace("PORT", str(app.port)),
+            "v1": plane.pod("web-1", "127.0.0.31", labels="app: web, version: v1"),
+        }
+        mesh = stack.enter_context(plane.running(tmp_path / "plane", files))
+        proxy = stack.enter_context(fed.running(tmp_path / "envoy", mesh, node=CLIENT, delta=delta))
+        assert proxy.ask("web.shop").server == "v1"
+        mesh.put(late=LATE.replace("PORT", str(app.port)))
+        eventually(lambda: proxy.ask("late.shop").server == "v1", "the new service", SOON)
+        mesh.put(routes=ROUTES)
+        eventually(lambda: proxy.ask("web.shop", "/teapot").status == 418, "routes to subsets, which are new clusters", SOON)
+
+
+def warming(proxy: fed.Envoy) -> int:
+    (count,) = proxy.stats("^cluster_manager.warming_clusters$").values()
+    return count
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
+def test_a_name_server_that_does_not_answer_keeps_nothing_else_back(tmp_path: Path, delta: bool) -> None:
+    """Envoy answers to no cluster before all are warm, and asks for two minutes."""
+    with ExitStack() as stack:
+        place = stack.enter_context(isolated.isolated())
+        stack.enter_context(place.silent(NAME_SERVER))
+        app = stack.enter_context(upstream("v1", "127.0.0.31", listener=place.listen("127.0.0.31")))
+        stack.enter_context(upstream("v2", "127.0.0.32", listener=place.listen("127.0.0.32", app.port)))
+        files = {
+            "web": WEB.replace("PORT", str(app.port)),
+            "v1": plane.pod("web-1", "127.0.0.31", labels="app: web, version: v1"),
+        }
+        mesh = stack.enter_context(plane.running(tmp_path / "plane", files))
+        door = stack.enter_context(isolated.door(place, mesh.port))
+        control = fed.over_tls(mesh, door.port)
+        proxy = stack.enter_context(fed.running(tmp_path / "envoy", mesh, node=CLIENT, delta=delta, place=place, control=control))
+        mesh.put(abroad=ABROAD)
+        eventually(lambda: warming(proxy) == 1, "it asks")
+        mesh.put(late=LATE.replace("PORT", str(app.port)))
+        mesh.put(v1="", v2=plane.pod("web-2", "127.0.0.32", labels="app: web, version: v2"))
+        mesh.put(routes=ROUTES)
+        eventually(lambda: proxy.ask("late.shop").server == "v2", "another service", SOON)
+        eventually(lambda: proxy.ask("web.shop", "/teapot").status == 418, "other routes", SOON)
+        eventually(lambda: proxy.ask("web.shop", end_user="jason").server == "v2", "other endpoints", SOON)
+        assert warming(proxy) > 0, "it asks no more: nothing was seen"
+        mesh.put(abroad="")
+        eventually(lambda: not warming(proxy), "what is not wanted any more is not asked for", SOON)

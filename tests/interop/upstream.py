@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 from collections import Counter
@@ -40,6 +41,11 @@ class Upstream:
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+
+    def __init__(self, listener: socket.socket, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(listener.getsockname()[:2], handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Proxies end connections as they like."""
@@ -96,9 +102,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def upstream(name: str, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Upstream]:
+def upstream(
+    name: str, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None, listener: socket.socket | None = None
+) -> Iterator[Upstream]:
+    """`listener` is one that is there already, in whatever namespace."""
+    listening = listener or socket.create_server((host, port), backlog=Server.request_queue_size)
     handler = type("NamedHandler", (Handler,), {})
-    with Server((host, port), handler) as server:
+    with Server(listening, handler) as server:
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         handler.upstream = made = Upstream(name, server.server_address[1], host)  # type: ignore[attr-defined]

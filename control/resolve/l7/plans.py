@@ -211,19 +211,22 @@ def _routes(read: Read, view: View, name: str) -> Resource | None:
         table = terminate.route_table(_chains(read, read(ports_of, bare)))
         return Resource(parts.serialized(table), ((CLUSTER_TYPE, MAIN_INTERNAL),))
     if name == HTTP_PROXY:
-        return _of_table(RouteTable(HTTP_PROXY, tuple(_virtual_hosts(read, bare))))
+        found = list(_virtual_hosts(read, bare))
+        # A service's own cluster is not waited for: if that is new, so is the service, and others need not wait for it.
+        needed = {name for host, own in found for name in clusters_in(RouteTable(HTTP_PROXY, (host,)), ()) if name != own}
+        return _of_table(RouteTable(HTTP_PROXY, tuple(host for host, _ in found)), needed)
     port = read(tables, bare).get(name)
     made = read(routes_of, port) if port is not None else None
-    return _of_table(made.value.table) if made is not None and made.value.table is not None else None
+    table = made.value.table if made is not None else None
+    return _of_table(table, clusters_in(table, ())) if table is not None else None
 
 
-def _of_table(table: RouteTable) -> Resource:
-    needs = tuple((CLUSTER_TYPE, name) for name in sorted(clusters_in(table, ())))
-    return Resource(parts.serialized(routes.route_table(table)), needs)
+def _of_table(table: RouteTable, needed: Iterable[str]) -> Resource:
+    return Resource(parts.serialized(routes.route_table(table)), tuple((CLUSTER_TYPE, name) for name in sorted(needed)))
 
 
-def _virtual_hosts(read: Read, view: View) -> Iterator[VirtualHost]:
-    """Every service's, by its names. A name that two services have is the first one's."""
+def _virtual_hosts(read: Read, view: View) -> Iterator[tuple[VirtualHost, str]]:
+    """Every service's, by its names, and with its own cluster. A name that two services have is the first one's."""
     taken: set[str] = set()
     domain = read(SETTINGS, None).cluster_domain
     for port in read(ports_of, view):
@@ -237,7 +240,8 @@ def _virtual_hosts(read: Read, view: View) -> Iterator[VirtualHost]:
         taken.update(free)
         if free:
             for host in made.value.table.hosts:
-                yield replace(host, name=f"{host.name}:{port.number}", domains=free)
+                own = cluster_name(port.service.hostname, port.number)
+                yield replace(host, name=f"{host.name}:{port.number}", domains=free), own
 
 
 def _listener(read: Read, view: View, name: str) -> Resource | None:
