@@ -67,8 +67,8 @@ class Forward:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_pump(reader, other))
                 group.create_task(_pump(there, writer))
-            for each in (writer, other):
-                each.close()  # when what was written has left
+            writer.close()  # when what was written has left
+            other.close()
         except* OSError:
             pass  # one of the two is gone
         finally:
