@@ -216,7 +216,7 @@ def _transport(made: Any, entry: Cluster, profile: Profile) -> None:
         inner = tls.to_server(entry.tls, profile, protocols(entry.http))
     if entry.proxy_protocol:
         inner = tls.announced(inner, entry.proxy_protocol)
-    if entry.discovery is Discovery.EDS and profile.kind is not Kind.GRPC:
+    if entry.discovery in (Discovery.EDS, Discovery.STATIC) and profile.kind is not Kind.GRPC:
         match = struct_pb2.Struct()
         match.update(endpoints.TUNNELLED)
         made.transport_socket_matches.add(name="tunnel", match=match, transport_socket=tls.into_tunnel(inner))

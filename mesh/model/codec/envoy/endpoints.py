@@ -18,7 +18,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 
 from mesh.model.codec.envoy import parts
 from mesh.model.l7.endpoints import Assignment, Endpoint, EndpointHealth, HostPort, LocalityGroup
-from mesh.model.l7.names import CONNECT_ORIGINATE
+from mesh.model.l7.names import CONNECT_DIRECT, CONNECT_ORIGINATE
 from mesh.model.workload import Locality
 
 ORIGINAL_DST_METADATA = "envoy.filters.listener.original_dst"
@@ -63,7 +63,7 @@ def _endpoint(endpoint: Endpoint, tunnels: bool) -> Any:
     address = endpoint.address
     described: dict[str, dict[str, Any]] = {}
     if endpoint.tunnel is not None and tunnels and not isinstance(address, str):
-        made.endpoint.address.CopyFrom(parts.internal_address(CONNECT_ORIGINATE, str(address)))
+        made.endpoint.address.CopyFrom(parts.internal_address(CONNECT_ORIGINATE if address.port else CONNECT_DIRECT, str(address)))
         described[ORIGINAL_DST_METADATA] = {"local": str(address)}
         described[TUNNEL_METADATA] = {TUNNEL_IDENTITIES: ",".join(endpoint.tunnel.identities)}
         described[MATCH_METADATA] = TUNNELLED
