@@ -8,13 +8,14 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from mesh.model.codec.envoy import clusters, endpoints, routes
+from mesh.model.codec.envoy import client, clusters, endpoints, routes
 from mesh.model.errors import PeerError
 from mesh.model.l7.chains import Chain, Guard, Traffic
 from mesh.model.l7.clusters import Cluster
 from mesh.model.l7.endpoints import Assignment, LocalityGroup
 from mesh.model.l7.names import cluster_name
 from mesh.model.l7.policies import Action, Check, Clause, Field, Match, Policy, Rule
+from mesh.model.l7.profile import Kind, Profile
 from mesh.model.l7.routes import Destination, Forward, Respond, Route, RouteMatch
 from mesh.model.l7.tcp import TcpDestination, TcpRoute
 from mesh.model.l7.texts import exact
@@ -22,7 +23,7 @@ from mesh.model.l7.translate import workload
 from mesh.model.reasons import Reason
 from mesh.model.workload import TunnelProtocol, Workload
 from tests.interop import envoy, hbone, waypoints
-from tests.interop.proxied import asked, eventually
+from tests.interop.proxied import ask, asked, eventually
 from tests.interop.upstream import upstream
 from tests.interop.waypoints import IDENTITIES, PORT, SERVICE, VIP, VIP_ADDRESS, Waypoint, to
 
@@ -163,6 +164,19 @@ def test_networks_as_addresses(rig: Waypoint) -> None:
     assert wide is not None
     assert asked(hbone.OverSocket(wide)).server == "meshed"
     assert not rig.reaches("10.97.5.1:80")
+
+
+def test_a_client_of_the_mesh_tunnels_as_itself(rig: Waypoint) -> None:
+    """The same clusters, behind a listener of a client's: what it is to its own proxy."""
+    rig.serve(waypoints.EVERYTHING)
+    (port,) = envoy.free_ports(1)
+    chain = Chain("client", port, Traffic.HTTP, (ip_address("127.0.0.1"),), table=SERVICE)
+    rig.envoy.put(client.listener(chain, Profile(Kind.CLIENT, bind=True)))
+    eventually(lambda: ask(port).status == 200, "the client's listener is in force")
+    rig.server.requests.clear()
+    assert ask(port, "/from-here").server == "meshed"
+    assert {identity for identity, _ in rig.server.requests} <= {envoy.identity(IDENTITIES["waypoint"])}
+    assert rig.upstreams["meshed"].seen["/from-here"] == 1
 
 
 @pytest.mark.parametrize("meshed", [True, False])

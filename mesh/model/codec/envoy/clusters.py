@@ -168,7 +168,10 @@ def _http(entry: Cluster) -> Any:
         case HttpVersion.CLIENT:
             made.use_downstream_protocol_config.http_protocol_options.CopyFrom(http1)
             made.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2)
-    if entry.tls is not None and not entry.tls.sni:
+    if entry.discovery is Discovery.DYNAMIC:
+        made.upstream_http_protocol_options.auto_sni = True
+        made.upstream_http_protocol_options.auto_san_validation = True
+    elif entry.tls is not None and not entry.tls.sni:
         made.upstream_http_protocol_options.auto_sni = True
         made.upstream_http_protocol_options.auto_san_validation = not (entry.tls.insecure or entry.tls.sans)
     if entry.outlier is not None and entry.outlier.codes:
