@@ -73,7 +73,7 @@ def cluster(entry: Cluster, profile: Profile) -> Any:
 
 def _described(entry: Cluster) -> Any:
     """What the name stands for, for those who read this back."""
-    described = {"host": entry.host, "namespace": entry.namespace, "port": entry.port, "subset": entry.subset}
+    described: dict[str, str | int] = {"host": entry.host, "namespace": entry.namespace, "port": entry.port, "subset": entry.subset}
     return parts.metadata({NAME_METADATA: described})
 
 
