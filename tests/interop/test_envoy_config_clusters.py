@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.model.codec.envoy import client, clusters, endpoints, routes
 from mesh.model.l7.chains import Chain, Traffic
-from mesh.model.l7.clusters import Cluster
-from mesh.model.l7.endpoints import Assignment, Endpoint, LocalityGroup
+from mesh.model.l7.clusters import Cluster, Discovery
+from mesh.model.l7.endpoints import Assignment, Endpoint, HostPort, LocalityGroup
 from mesh.model.l7.names import HTTP_PROXY, cluster_name
 from mesh.model.l7.profile import Context, Kind
 from mesh.model.l7.routes import Destination, Forward, PathKind, PathMatch, Retry, Route, RouteMatch, RouteTable, VirtualHost
@@ -253,6 +253,30 @@ def test_a_retry_goes_elsewhere(rig: Rig) -> None:
     before = {server: one.seen["/close/here"] for server, one in rig.upstreams.items()}
     assert rig.ask("/close/here").status == 503
     assert [one.seen["/close/here"] - before[server] for server, one in rig.upstreams.items()] == [1, 1, 1]
+
+
+def test_names_that_the_proxy_looks_up(rig: Rig) -> None:
+    one = rig.upstreams["a"]
+    for discovery in (Discovery.DNS, Discovery.DNS_ONE):
+        name = f"{discovery.value}"
+        found = Assignment(name, (LocalityGroup((Endpoint(HostPort("localhost", one.port)),)),))
+        rig.put(Cluster(name, "localhost", one.port, discovery=discovery, endpoints=found), found)
+        proxied.eventually(lambda: rig.ask().server == "a", discovery.value)
+
+
+def test_names_that_requests_name(rig: Rig) -> None:
+    one = rig.upstreams["b"]
+    (port,) = envoy.free_ports(1)
+    cluster = Cluster("dynamic", "*", 80, discovery=Discovery.DYNAMIC)
+    chain = Chain("dynamic", port, Traffic.HTTP, (ip_address(LOCALHOST),), table="dynamic", dynamic=True)
+    route = Route(RouteMatch(), Forward((Destination(cluster.name),)))
+    rig.envoy.put(
+        clusters.cluster(cluster, proxied.CLIENT),
+        client.listener(chain, proxied.CLIENT),
+        routes.route_table(RouteTable("dynamic", (VirtualHost("d", ("localhost", f"localhost:{one.port}"), (route,)),))),
+    )
+    proxied.eventually(lambda: ask(port, headers={"host": f"localhost:{one.port}"}).server == "b", "found by its name")
+    assert ask(port, headers={"host": "elsewhere"}).status == 404
 
 
 # TLS and other transports
