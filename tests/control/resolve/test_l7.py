@@ -59,10 +59,12 @@ def test_a_waypoint_gets_what_is_attached_and_where_that_leads() -> None:
 # VirtualServices.
 
 TO_V1, TO_V2 = f"{{route: [{to('v1')}]}}", f"{{route: [{to('v2')}]}}"
+
+
 def test_pods_behind_a_waypoint_are_chains_of_it_for_every_port() -> None:
     front = gateway(labels="istio.io/waypoint-for: workload")
     target = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: wp}]"
-    deny = policy("no", f"{target}, action: DENY, rules: [{{to: [{{operation: {{paths: [/secret]}}}}]}}]")
+    deny = policy("keep-out", f"{target}, action: DENY, rules: [{{to: [{{operation: {{paths: [/secret]}}}}]}}]")
     web = pod("web-1", "10.0.0.1", labels="app: web, istio.io/use-waypoint: wp", meta=CAPTURED)
     found = Served(WAYPOINT, front, WP_SERVICE, WEB, web, deny, pod("plain", "10.0.0.2"))
     name = "workload|Kubernetes//Pod/shop/web-1"
