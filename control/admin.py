@@ -19,6 +19,9 @@ from mesh.model.policy import Authorization
 from mesh.model.workload import Service, Workload
 
 
+MAX_ADDRESSES = 16
+
+
 def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics) -> Routes:
     def ready(_: Request) -> Response:
         waiting = [source.name for source in pipeline.sources if not source.state.synced]
@@ -38,10 +41,14 @@ def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics) -> Routes:
     def refusals(_: Request) -> Response:
         return json_response(refusals_view(pipeline.mesh))
 
+    def names(_: Request) -> Response:
+        return json_response(names_view(pipeline.mesh, pipeline.tunnels.number))
+
     return {
         ("GET", "/ready"): ready,
         ("GET", "/metrics"): metrics_page,
         ("GET", "/debug/snapshot"): snapshot,
+        ("GET", "/debug/names"): names,
         ("GET", "/debug/sync"): sync,
         ("GET", "/debug/refusals"): refusals,
     }
@@ -91,6 +98,16 @@ def refusals_view(mesh: Mesh) -> list[dict[str, str]]:
         for entry, consequence in mesh.refused()
         for refusal in entry.refusals
     ]
+
+
+def names_view(mesh: Mesh, number: int) -> dict[str, Any]:
+    """The addresses of names that no DNS of a cluster knows: of ServiceEntries, and of services in Consul."""
+    inside = f".svc.{mesh.settings.cluster_domain}"
+    found: dict[str, list[str]] = {}
+    for service in sorted(mesh.services.values(), key=lambda one: (one.hostname, one.namespace)):
+        if service.vips and "*" not in service.hostname and not service.hostname.endswith(inside):
+            found.setdefault(service.hostname, [str(vip.ip) for vip in service.vips][:MAX_ADDRESSES])
+    return {"number": number, "names": found}
 
 
 def _as_json(value: Workload | Service | Authorization) -> Mapping[str, Any]:
