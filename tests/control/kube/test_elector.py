@@ -98,6 +98,18 @@ def test_what_others_wrote_on_the_lease_stays(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_it_lets_go_of_a_lease_that_was_touched_meanwhile(tmp_path: Path) -> None:
+    async def test(cluster: FakeCluster, candidates: Candidates) -> None:
+        one = candidates.start("one")
+        await eventually(lambda: one.leading)
+        lease = cluster.get("Lease", "istio-system", "culvert-control")
+        cluster.put({**lease, "metadata": {**lease["metadata"], "labels": {"a": "b"}}})
+        await candidates.stop("one")
+        assert cluster.get("Lease", "istio-system", "culvert-control")["spec"]["holderIdentity"] == ""
+
+    run(tmp_path, test)
+
+
 def test_a_missing_permission_is_said(tmp_path: Path) -> None:
     async def test(cluster: FakeCluster, candidates: Candidates) -> None:
         cluster.fail(Status(403, "Forbidden"), "create")
