@@ -55,7 +55,7 @@ def test_one_leads_and_lets_go_when_it_ends(tmp_path: Path) -> None:
         await candidates.stop("one")
         assert not one.leading
         await eventually(lambda: two.leading)
-        assert asyncio.get_running_loop().time() - begun < TIMING.lease / 2, "it was let go, so nobody waited for it to run out"
+        assert asyncio.get_running_loop().time() - begun < TIMING.lease, "it was let go, so nobody waited for it to run out"
         assert candidates.told == [("one", True), ("one", False), ("two", True)]
         lease = cluster.get("Lease", "istio-system", "culvert-control")
         assert lease["spec"]["holderIdentity"] == "two"
@@ -72,7 +72,7 @@ def test_a_leader_that_cannot_renew_stops_in_time(tmp_path: Path) -> None:
         cluster.fail(Broken())
         begun = asyncio.get_running_loop().time()
         await eventually(lambda: not one.leading)
-        assert asyncio.get_running_loop().time() - begun <= TIMING.renew + 0.2
+        assert asyncio.get_running_loop().time() - begun < TIMING.lease
         assert one.error
         await eventually(lambda: ("one", False) in candidates.told)
         cluster.heal()
