@@ -18,7 +18,6 @@ from mesh.model.codec.proto import authorization_to, service_to, workload_to
 from mesh.model.policy import Authorization
 from mesh.model.workload import Service, Workload
 
-
 MAX_ADDRESSES = 16
 
 
