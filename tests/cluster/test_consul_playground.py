@@ -15,9 +15,9 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from tests.cluster.consul import Consul
 
 from tests.cluster import consul as consuls
+from tests.cluster.consul import Consul
 from tests.e2e.playgrounds import MANIFESTS, Playground, wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
