@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from culvert.playground.names import MAX_ADDRESSES, MAX_BYTES, MAX_NAMES, Names, NamesError, parse_names
@@ -99,6 +99,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON | st.builds(document, st.dictionaries(st.text(max_size=30), st.lists(st.text(max_size=20), max_size=3), max_size=4)))
 def test_nothing_that_is_taken_can_break_a_line(told: Any) -> None:
     try:
