@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-
 ROUNDING = 1e-6
 """Tokens. Who comes back exactly when it was told to must find one, though sums of seconds are not exact."""
 
