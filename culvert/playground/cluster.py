@@ -57,7 +57,7 @@ class Cluster:
         self.mesh = [MeshProcess(program, worker, layout.pids, self.wake.set) for program in mesh_programs(layout, spec)]
         deps = PodDeps(Surroundings(layout, spec.nodes, spec.path), worker, self.wake.set, self.mesh_processes, self.settled)
         self.podset = PodSet(deps, self.wake.set, self._last_hosts)
-        self._names = NameWatch(in_namespace(layout.control), (LOCAL, CONTROL_HTTP_PORT), layout.names, self.wake.set)
+        self.names = NameWatch(in_namespace(layout.control), (LOCAL, CONTROL_HTTP_PORT), layout.names, self.wake.set)
         outside = target(spec.consul) if spec.mesh else None
         self._forward = Forward(outside, self.wake.set) if outside is not None else None
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,7 +74,7 @@ class Cluster:
         if self._forward is not None:
             await self._forward.start(self.layout.control, (LOCAL, FORWARD_PORT))
         if self.spec.mesh:
-            self._tasks.append(asyncio.create_task(self._names.run(), name="names"))
+            self._tasks.append(asyncio.create_task(self.names.run(), name="names"))
         for node in self.spec.nodes:
             token = self.layout.tokens / node
             if not token.exists():
@@ -137,8 +137,8 @@ class Cluster:
 
     def _allocate(self) -> None:
         self.problems = dict(self.podset.problems)
-        if self._names.problem:
-            self.problems["Names"] = self._names.problem
+        if self.names.problem:
+            self.problems["Names"] = self.names.problem
         if self._forward is not None and self._forward.problem:
             self.problems["Consul"] = self._forward.problem
         self.service_addresses = {}
@@ -240,7 +240,7 @@ class Cluster:
     def _write_hosts(self, pods: list[Pod], names: list[ServiceName]) -> None:
         for pod in pods:
             record = pod.record
-            text = render_hosts(record.namespace, record.name, record.addresses, names, self._names.names)
+            text = render_hosts(record.namespace, record.name, record.addresses, names, self.names.names)
             if self._hosts.get(record.uid) != text and not record.deleting:
                 write_in_place(self.layout.hosts / record.uid, text)
                 self._hosts[record.uid] = text

@@ -49,15 +49,13 @@ def render_hosts(
     others: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> str:
     """The whole file for one pod of `namespace`. The pod's own namespace comes first, so that its short names win. `others` are names
-    that are no Service's, with their addresses; those that a Service has all the same are left out.
+    that are no Service's, with their addresses; those that stand above all the same are left out, since resolvers add up lines.
     """
     lines = [f"{address}\t{pod}" for address in pod_addresses]
-    taken: set[str] = set()
+    taken = {pod}
     for service in sorted(services, key=lambda service: (service.namespace != namespace, service.namespace, service.name)):
-        names = service.names
+        names = [*([service.name] if service.namespace == namespace else []), *service.names]
         taken.update(names)
-        if service.namespace == namespace:
-            names = [service.name, *names]
         lines += [f"{address}\t{' '.join(names)}" for address in service.addresses]
     lines += [f"{address}\t{name}" for name, addresses in sorted(others.items()) if name not in taken for address in addresses]
     return LOCAL + "".join(line + "\n" for line in lines)

@@ -34,7 +34,12 @@ class NameWatch:
     """
 
     def __init__(
-        self, connect: Connect, address: tuple[str, int], memory: Path, changed: Callable[[], None], period: float = PERIOD
+        self,
+        connect: Connect,
+        address: tuple[str, int],
+        memory: Path,
+        changed: Callable[[], None],
+        period: float = PERIOD,
     ) -> None:
         self.problem = ""
         self._connect = connect
@@ -51,6 +56,11 @@ class NameWatch:
     @property
     def names(self) -> Mapping[str, tuple[str, ...]]:
         return self._known.names
+
+    @property
+    def unusable(self) -> tuple[str, ...]:
+        """Names that were told and that pods cannot be given."""
+        return self._known.unusable
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -79,6 +89,7 @@ class NameWatch:
         known, self._known = self._known, found
         if found.names != known.names:
             write_json(self._memory, {"number": found.number, "names": {name: list(each) for name, each in found.names.items()}})
+        if (found.names, found.unusable) != (known.names, known.unusable):
             self._changed()
         self._say("")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from culvert.playground.names import MAX_ADDRESSES, MAX_BYTES, MAX_NAMES, Names, NamesError, parse_names
@@ -32,8 +32,8 @@ def test_names_and_addresses_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "web",
         "localhost",
+        "ip6-loopback",
         "web.localhost",
         "localhost.localdomain",
         "Web.service.consul",
@@ -52,18 +52,18 @@ def test_names_and_addresses_are_taken_as_they_are() -> None:
         "",
     ],
 )
-def test_a_name_that_is_none_spoils_all_that_is_told(name: str) -> None:
-    with pytest.raises(NamesError, match="is no name of DNS"):
-        parse_names(document({"good.service.consul": ["240.240.1.2"], name: ["240.240.1.3"]}))
+def test_a_name_that_no_hosts_file_can_have_is_left_out_and_said(name: str) -> None:
+    found = parse_names(document({"web.service.consul": ["240.240.1.2"], "db": ["240.240.1.4"], name: ["240.240.1.3"]}))
+    assert set(found.names) == {"web.service.consul", "db"}
+    assert found.unusable == (name,)
 
 
 @pytest.mark.parametrize(
-    "address",
-    ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "fe80::1%eth0", "240.240.1.2 evil", "web", "", "1", 1, None, ["240.240.1.2"]],
+    "address", ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "fe80::1", "fd00::1%eth0", "240.240.1.2 evil", "240.240.1.0/24", "web", "", "1"]
 )
-def test_an_address_that_is_none_spoils_all_that_is_told(address: Any) -> None:
-    with pytest.raises(NamesError, match=r"is no address that web\.service\.consul can have"):
-        parse_names(document({"web.service.consul": [address]}))
+def test_a_name_with_an_address_that_is_none_here_is_left_out_and_said(address: str) -> None:
+    found = parse_names(document({"web.service.consul": ["240.240.1.2", address], "db.service.consul": []}))
+    assert (found.names, found.unusable) == ({"db.service.consul": ()}, ("web.service.consul",))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,8 @@ def test_an_address_that_is_none_spoils_all_that_is_told(address: Any) -> None:
         document({}, 2**70),
         document({"web.service.consul": "240.240.1.2"}),
         document({"web.service.consul": None}),
+        document({"web.service.consul": [1]}),
+        document({"web.service.consul": [["240.240.1.2"]]}),
         document({"web.service.consul": ["240.240.1.2"] * (MAX_ADDRESSES + 1)}),
         document({f"web-{number}.service.consul": [] for number in range(MAX_NAMES + 1)}),
     ],
@@ -97,6 +99,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON | st.builds(document, st.dictionaries(st.text(max_size=30), st.lists(st.text(max_size=20), max_size=3), max_size=4)))
 def test_nothing_that_is_taken_can_break_a_line(told: Any) -> None:
     try:
@@ -198,7 +201,7 @@ def test_nothing_new_changes_nothing(tmp_path: Path, tagged: bool) -> None:
     [
         (text("no", 500), "answers 500"),
         (json_response({"number": 1}), "not a mapping with number and names"),
-        (json_response(document({"localhost": ["10.0.0.1"]})), "'localhost' is no name"),
+        (json_response(document({"web.service.consul": "240.240.1.2"})), "addresses of 'web.service.consul' are not a list"),
         (text("<html>"), "no JSON"),
         (text("[" * 100_000), "no JSON"),
         (Response(200, b"x" * (MAX_BYTES + 1)), f"more than {MAX_BYTES} bytes"),
@@ -215,6 +218,16 @@ def test_what_is_not_taken_leaves_what_is_known_and_is_said(tmp_path: Path, answ
         rig.teller.replaced = None
         await rig.watch.look()
         assert (rig.watch.problem, rig.changes) == ("", 3)
+
+    asking(tmp_path, WEB, test)
+
+
+def test_what_pods_cannot_be_given_is_said_apart_from_problems(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.teller.told = document({"web.service.consul": ["240.240.1.2"], "localhost": ["240.240.1.3"]})
+        await rig.watch.look()
+        assert set(rig.watch.names) == {"web.service.consul"}
+        assert (rig.watch.unusable, rig.watch.problem, rig.changes) == (("localhost",), "", 1)
 
     asking(tmp_path, WEB, test)
 
