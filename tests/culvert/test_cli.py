@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from culvert.cli.crds import run_crds
 from culvert.cli.objects import check_labels, label_verb
 from culvert.cli.output import UsageError, count, fitting
 from culvert.cli.pods import cannot_run, misplaced
@@ -124,3 +125,16 @@ def test_what_has_no_effect_is_told_when_it_is_applied() -> None:
     }
     ((subject, text),) = notes_of(Document(ObjectKey("DestinationRule", "networking.istio.io", "shop", "web"), body, "a.yaml:1"))
     assert (subject, text.partition(":")[0]) == ("DestinationRule shop/web", "spec.workloadSelector has no effect")
+
+
+def test_definitions_are_written_as_files_or_to_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_crds(tmp_path / "crds")
+    files = sorted((tmp_path / "crds").iterdir())
+    assert "virtualservices.networking.istio.io.yaml" in [file.name for file in files]
+    capsys.readouterr()
+    run_crds(None)
+    printed = capsys.readouterr().out
+    assert sorted(printed.split("---\n")) == sorted(file.read_text() for file in files)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file"):
+        run_crds(tmp_path / "file")

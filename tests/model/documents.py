@@ -32,6 +32,7 @@ from mesh.model.manifest.shapes import (
     Text,
     UnfitError,
 )
+from mesh.model.manifest.words import ANY_HOST
 
 CONDITIONS = (
     {"key": "source.ip", "values": ["10.0.0.0/8"]},
@@ -42,6 +43,7 @@ CONDITIONS = (
 )
 # What stands in JSON as it stands in YAML.
 LETTERS = st.characters(min_codepoint=32, max_codepoint=0x24F, exclude_categories=["Cc", "Cs"]) | st.just("\n")
+TRIES = 4
 WIRE_TYPES: tuple[Any, ...] = (True, 7, 7.5, "x y", ["x"], {"x": 1})
 
 
@@ -58,6 +60,8 @@ def written(shape: Shape) -> st.SearchStrategy[Any]:
     """What one may write for a shape, without regard to rules over several fields."""
     if shape is JWKS:
         return st.just('{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]}')
+    if shape is ANY_HOST:  # '*' alone and names within each other would be nearly all of what its pattern gives
+        return st.from_regex(r"[a-z]{3}(\.[a-z]{2})?|\*\.[a-z]{4}", fullmatch=True)
     if isinstance(shape, ConditionShape):
         return st.sampled_from(CONDITIONS).map(copy.deepcopy)
     match shape:
@@ -96,8 +100,13 @@ def _record(cls: type[Any]) -> st.SearchStrategy[dict[str, Any]]:
 
     @st.composite
     def made(draw: st.DrawFn) -> dict[str, Any]:
-        chosen = draw(st.sets(st.sampled_from(sorted(optional)), max_size=3)) if optional else set()
-        return {name: draw(strategy) for name, strategy in required.items()} | {name: draw(optional[name]) for name in sorted(chosen)}
+        """Few choices keep its rules, so there are some tries; what breaks them is good to have as well."""
+        for _ in range(TRIES):
+            chosen = draw(st.sets(st.sampled_from(sorted(optional)), max_size=3)) if optional else set()
+            value = {name: draw(strategy) for name, strategy in required.items()} | {name: draw(optional[name]) for name in sorted(chosen)}
+            if takes(Record(cls), value):
+                break
+        return value
 
     return made()
 

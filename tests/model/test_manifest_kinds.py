@@ -31,6 +31,7 @@ from mesh.model.manifest import (
     parse,
     parse_object,
     type_of,
+    unguarded,
     unsupported,
 )
 from mesh.model.manifest.kinds import SERVED
@@ -471,3 +472,19 @@ def test_what_cannot_be_honoured_is_told_by_its_path(key: tuple[str, str], spec:
     found = unsupported(taken(document(key, yaml.safe_load(spec))))
     assert [path for path, _ in found] == paths
     assert all(why for _, why in found)
+
+
+@pytest.mark.parametrize(
+    ("key", "spec", "paths"),
+    [
+        (
+            HTTP,
+            "{rules: [{sessionPersistence: {}, filters: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}]}]}",
+            ["spec.rules[0].filters[0].extensionRef"],
+        ),
+        (DR, "{host: a, workloadSelector: {}, trafficPolicy: {tls: {mode: SIMPLE, caCrl: /a}}}", ["spec.trafficPolicy.tls.caCrl"]),
+        (DR, "{host: a, workloadSelector: {matchLabels: {a: b}}}", []),
+    ],
+)
+def test_what_must_be_closed_since_its_guard_cannot_be_honoured_is_told_apart(key: tuple[str, str], spec: str, paths: list[str]) -> None:
+    assert [path for path, _ in unguarded(taken(document(key, yaml.safe_load(spec))))] == paths

@@ -25,7 +25,7 @@ from mesh.model.manifest.kinds import ACCEPTED_KINDS, GROUPS, KINDS, POLICY_GROU
 from mesh.model.manifest.load import Parsed, Refused, combine, load_directory, parse, parse_file, parse_object
 from mesh.model.manifest.peerauth import PeerAuthentication
 from mesh.model.manifest.pods import Container, Deployment, Pod, PodSpec, PodStatus, PodTemplate, Probe
-from mesh.model.manifest.record import unsupported
+from mesh.model.manifest.record import unguarded, unsupported
 from mesh.model.manifest.requestauth import RequestAuthentication
 from mesh.model.manifest.security import AuthorizationPolicy
 from mesh.model.manifest.services import Service, ServicePort, ServiceSpec
@@ -83,5 +83,6 @@ __all__ = [
     "parse_object",
     "selects",
     "type_of",
+    "unguarded",
     "unsupported",
 ]

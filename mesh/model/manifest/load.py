@@ -27,8 +27,9 @@ from mesh.model.manifest.kinds import (
 )
 from mesh.model.manifest.peerauth import PeerAuthentication
 from mesh.model.manifest.record import Record
+from mesh.model.manifest.report import Report, shown
 from mesh.model.manifest.security import DRY_RUN_ANNOTATION
-from mesh.model.manifest.shapes import DNS_LABEL, ListOf, Report, UnfitError, shown
+from mesh.model.manifest.shapes import DNS_LABEL, ListOf, UnfitError
 from mesh.model.manifest.targets import TargetRef
 from mesh.model.manifest.tree import Document, Node, documents, read, tree_of
 

@@ -9,6 +9,7 @@ The description *is* the parser and the type, and the schema of a CRD is made by
 them can drift. A field is called in YAML what it is called here, in camelCase, unless `name` says otherwise. `null` is as good as absent.
 
 What users may write but nothing here can do is `unsupported`, with the reason: it is accepted, and whoever resolves objects says so.
+Where such a field is a `guard`, going on without it would let in what it is there to keep out: what it guards must be closed.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class Field:
     written: Any
     about: str
     unsupported: str | Callable[[Any], str]
+    guard: bool
 
 
 def item(
@@ -118,15 +120,16 @@ def item(
     name: str = "",
     about: str = "",
     unsupported: str | Callable[[Any], str] = "",
+    guard: bool = False,
 ) -> Any:
     """A dataclass field with its shape. `default` is what an absent field means, in text where the shape parses text; `name` its name in
     YAML, where camelCase is not it; `about` a sentence for `kubectl explain`; `unsupported` why it has no effect here, as a text, or as
-    a function of the value that gives one, or "".
+    a function of the value that gives one, or ""; `guard` that it must not be left out of account for that.
     """
     written = default
     if isinstance(shape, Parsed) and isinstance(default, str) and default:
         default = shape.take(default)
-    described = Field("", name, shape, required, default, written, about, unsupported)
+    described = Field("", name, shape, required, default, written, about, unsupported, guard)
     if isinstance(default, MappingProxyType):  # read-only, but a dataclass takes what has no hash for mutable
         return dataclasses.field(default_factory=lambda: default, metadata={"item": described})
     return dataclasses.field(default=default, metadata={"item": described})
@@ -177,10 +180,15 @@ def _plan_of(cls: type[Any]) -> _Plan:
 
 def unsupported(made: Any) -> list[tuple[str, str]]:
     """What an object says that has no effect here: (path, why), in the order of its description. Empty for most."""
-    return list(_unsupported(made, ""))
+    return [(path, why) for path, why, _ in _unsupported(made, "")]
 
 
-def _unsupported(made: Any, path: str) -> Iterator[tuple[str, str]]:
+def unguarded(made: Any) -> list[tuple[str, str]]:
+    """Those of them without which the object would be less strict than it says: what they guard must not be served."""
+    return [(path, why) for path, why, entry in _unsupported(made, "") if entry.guard]
+
+
+def _unsupported(made: Any, path: str) -> Iterator[tuple[str, str, Field]]:
     for entry in _marked(type(made)):
         value = getattr(made, entry.attribute)
         if value is None or value is entry.default or value == ():
@@ -188,7 +196,7 @@ def _unsupported(made: Any, path: str) -> Iterator[tuple[str, str]]:
         at = join(path, entry.wire)
         why = entry.unsupported if isinstance(entry.unsupported, str) else entry.unsupported(value)
         if why and value != entry.default:
-            yield at, why
+            yield at, why, entry
         elif isinstance(value, tuple):
             for index, inner in enumerate(value):
                 yield from _unsupported(inner, f"{at}[{index}]")

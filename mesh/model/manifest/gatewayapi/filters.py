@@ -216,7 +216,9 @@ class GRPCFilter:
     request_header_modifier: HeaderModifier | None = item(Record(HeaderModifier), about="Changes of the request's headers.")
     response_header_modifier: HeaderModifier | None = item(Record(HeaderModifier), about="Changes of the answer's headers.")
     request_mirror: Mirror | None = item(Record(Mirror), about="A copy of the request that goes elsewhere.")
-    extension_ref: LocalRef | None = item(Record(LocalRef), about="A filter that another API defines.", unsupported=NO_EXTENSIONS)
+    extension_ref: LocalRef | None = item(
+        Record(LocalRef), about="A filter that another API defines.", unsupported=NO_EXTENSIONS, guard=True
+    )
 
     RULES = (_goes_with_type(GRPC_TYPES),)
 
@@ -230,8 +232,12 @@ class HTTPFilter:
     request_redirect: Redirect | None = item(Record(Redirect), about="An answer that sends the client elsewhere.")
     url_rewrite: UrlRewrite | None = item(Record(UrlRewrite), about="Changes of host and path on the way.")
     cors: Cors | None = item(Record(Cors), about="What browsers are told about requests of other origins.")
-    external_auth: ExternalAuth | None = item(Record(ExternalAuth), about="An authorizer that is asked first.", unsupported=NO_CHECKS)
-    extension_ref: LocalRef | None = item(Record(LocalRef), about="A filter that another API defines.", unsupported=NO_EXTENSIONS)
+    external_auth: ExternalAuth | None = item(
+        Record(ExternalAuth), about="An authorizer that is asked first.", unsupported=NO_CHECKS, guard=True
+    )
+    extension_ref: LocalRef | None = item(
+        Record(LocalRef), about="A filter that another API defines.", unsupported=NO_EXTENSIONS, guard=True
+    )
 
     RULES = (_goes_with_type(HTTP_TYPES),)
 

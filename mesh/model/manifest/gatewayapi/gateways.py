@@ -57,6 +57,16 @@ class GatewayClassSpec:
     parameters_ref: ParametersRef | None = item(Record(ParametersRef), about="Settings of the class.", unsupported=NO_PARAMETERS)
     description: str = item(Text(longest=64), "", about="What the class is for.")
 
+    RULES = (
+        # Only who holds the older version can know: the server.
+        Rule(
+            lambda spec: True,
+            "controllerName",
+            "the controllerName that it has: it never changes",
+            "self.controllerName == oldSelf.controllerName",
+        ),
+    )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayClass(Object):
@@ -206,7 +216,7 @@ class BackendTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayTls:
-    frontend: FrontendTls | None = item(Record(FrontendTls), about="TLS towards clients.", unsupported=NO_CLIENT_TLS)
+    frontend: FrontendTls | None = item(Record(FrontendTls), about="TLS towards clients.", unsupported=NO_CLIENT_TLS, guard=True)
     backend: BackendTls | None = item(Record(BackendTls), about="TLS towards backends.", unsupported=NO_BACKEND_TLS)
 
 

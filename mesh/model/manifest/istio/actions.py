@@ -309,7 +309,7 @@ class CorsPolicy:
             lambda cors: not (cors.allow_origins and cors.allow_origin),
             "allowOrigin",
             "one of allowOrigins and allowOrigin",
-            "!(has(self.allowOrigins) && has(self.allowOrigin))",
+            "!(has(self.allowOrigins) && size(self.allowOrigins) > 0 && has(self.allowOrigin) && size(self.allowOrigin) > 0)",
         ),
         Rule(lambda cors: cors.max_age is None or cors.max_age == int(cors.max_age), "maxAge", "whole seconds"),
     )

@@ -117,13 +117,15 @@ class ClientTls:
     ca_certificates: str = item(
         NONEMPTY, "", about="The file of authorities that the server's certificate may come from; absent, the system's."
     )
-    credential_name: str = item(NONEMPTY, "", about="A Secret with all of these.", unsupported=NO_SECRETS)
+    credential_name: str = item(NONEMPTY, "", about="A Secret with all of these.", unsupported=NO_SECRETS, guard=True)
     subject_alt_names: tuple[str, ...] = item(
         ListOf(NONEMPTY, most=256), (), about="Names of which the server's certificate must hold one."
     )
     sni: str = item(NONEMPTY, "", about="The server name that is asked for.")
     insecure_skip_verify: bool | None = item(Flag(), about="Whether any certificate of the server is taken.")
-    ca_crl: str = item(NONEMPTY, "", about="The file of certificates that were revoked.", unsupported="revocation lists are not read")
+    ca_crl: str = item(
+        NONEMPTY, "", about="The file of certificates that were revoked.", unsupported="revocation lists are not read", guard=True
+    )
 
     RULES = (
         Rule(
@@ -213,7 +215,8 @@ class TrafficPolicy:
             "",
             "at least one setting",
             "has(self.loadBalancer) || has(self.connectionPool) || has(self.outlierDetection) || has(self.tls) || "
-            "has(self.portLevelSettings) || has(self.tunnel) || has(self.proxyProtocol) || has(self.retryBudget)",
+            "has(self.portLevelSettings) && size(self.portLevelSettings) > 0 || "
+            "has(self.tunnel) || has(self.proxyProtocol) || has(self.retryBudget)",
         ),
         Rule(
             lambda policy: policy.tunnel is None or policy.proxy_protocol is None,

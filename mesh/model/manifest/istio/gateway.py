@@ -54,7 +54,7 @@ class ServerTls:
     server_certificate: str = item(NONEMPTY, "", about="The file of the certificate.")
     private_key: str = item(NONEMPTY, "", about="The file of its key.")
     ca_certificates: str = item(NONEMPTY, "", about="The file of authorities of clients, for MUTUAL.")
-    ca_crl: str = item(NONEMPTY, "", about="The file of certificates that were revoked.", unsupported=NO_REVOCATION)
+    ca_crl: str = item(NONEMPTY, "", about="The file of certificates that were revoked.", unsupported=NO_REVOCATION, guard=True)
     credential_name: str = item(NONEMPTY, "", about="A Secret with the certificate and its key.")
     credential_names: tuple[str, ...] = item(ListOf(NONEMPTY, 1, 2), (), about="Up to two Secrets, for keys of two kinds.")
     ca_cert_credential_name: str = item(NONEMPTY, "", about="A Secret with the authorities of clients.")
@@ -63,10 +63,10 @@ class ServerTls:
     )
     subject_alt_names: tuple[str, ...] = item(ListOf(NONEMPTY, most=256), (), about="Names of which a client's certificate must hold one.")
     verify_certificate_spki: tuple[str, ...] = item(
-        ListOf(NONEMPTY, most=64), (), about="Hashes of clients' keys.", unsupported=FINGERPRINTS
+        ListOf(NONEMPTY, most=64), (), about="Hashes of clients' keys.", unsupported=FINGERPRINTS, guard=True
     )
     verify_certificate_hash: tuple[str, ...] = item(
-        ListOf(NONEMPTY, most=64), (), about="Hashes of clients' certificates.", unsupported=FINGERPRINTS
+        ListOf(NONEMPTY, most=64), (), about="Hashes of clients' certificates.", unsupported=FINGERPRINTS, guard=True
     )
     min_protocol_version: str = item(VERSIONS, "TLS_AUTO", about="The oldest version of TLS that is spoken; TLS_AUTO is 1.2.")
     max_protocol_version: str = item(VERSIONS, "TLS_AUTO", about="The newest version of TLS that is spoken; TLS_AUTO is 1.3.")

@@ -210,7 +210,8 @@ class VirtualServiceSpec:
             lambda spec: spec.hosts or not (spec.gateways or spec.tls or spec.tcp),
             "hosts",
             "at least one host; or, for one that is delegated to, neither gateways nor tls nor tcp",
-            "has(self.hosts) && size(self.hosts) > 0 || !(has(self.gateways) || has(self.tls) || has(self.tcp))",
+            "has(self.hosts) && size(self.hosts) > 0 || !(has(self.gateways) && size(self.gateways) > 0 || "
+            "has(self.tls) && size(self.tls) > 0 || has(self.tcp) && size(self.tcp) > 0)",
         ),
         Rule(
             lambda spec: spec.hosts or all(rule.delegate is None for rule in spec.http), "http", "no delegate in one that is delegated to"
