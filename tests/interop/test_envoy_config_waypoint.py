@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -16,13 +18,13 @@ from mesh.model.l7.endpoints import Assignment, LocalityGroup
 from mesh.model.l7.names import cluster_name
 from mesh.model.l7.policies import Action, Check, Clause, Field, Match, Policy, Rule
 from mesh.model.l7.profile import Kind, Profile
-from mesh.model.l7.routes import Destination, Forward, Respond, Route, RouteMatch
+from mesh.model.l7.routes import Destination, Forward, PathKind, PathMatch, Respond, Route, RouteMatch
 from mesh.model.l7.tcp import TcpDestination, TcpRoute
 from mesh.model.l7.texts import exact
 from mesh.model.l7.translate import workload
 from mesh.model.reasons import Reason
 from mesh.model.workload import TunnelProtocol, Workload
-from tests.interop import envoy, hbone, waypoints
+from tests.interop import envoy, hbone, proxied, waypoints
 from tests.interop.proxied import ask, asked, eventually
 from tests.interop.upstream import upstream
 from tests.interop.waypoints import IDENTITIES, PORT, SERVICE, VIP, VIP_ADDRESS, Waypoint, to
@@ -155,6 +157,52 @@ def test_first_bytes_tell_what_is_spoken(rig: Waypoint) -> None:
         other.settimeout(10)
         other.sendall(b"\x16\x00no http at all\r\n\r\n")
         assert b"400" in other.recv(1000), "the app answers, so it was not taken for HTTP"
+
+
+def test_routes_of_a_consumer_are_for_its_own_namespace(rig: Waypoint) -> None:
+    """By the namespace that the certificate of the tunnel's client proves."""
+    rig.serve(
+        Route(RouteMatch(PathMatch(PathKind.EXACT, "/x"), source_namespace="elsewhere"), Respond(201)),
+        Route(RouteMatch(source_namespace="elsewhere"), Respond(404)),
+        Route(RouteMatch(), Respond(202)),
+    )
+    assert [rig.ask(path, name=name).status for name in ("other", "client") for path in ("/x", "/y")] == [201, 404, 202, 202]
+    rig.serve(waypoints.EVERYTHING)
+
+
+def test_tls_is_told_by_the_name_that_is_asked_for(rig: Waypoint) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(rig.directory / "server.pem", rig.directory / "server.key")
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+
+    def asks(name: str) -> str:
+        sock = rig.connect(authority=f"{VIP}:9443")
+        if sock is None:
+            return ""
+        try:
+            with sock, anybody.wrap_socket(sock, server_hostname=name) as secured:
+                return asked(hbone.OverSocket(secured)).server
+        except (OSError, http.client.HTTPException):
+            return ""
+
+    with upstream("one", waypoints.PLAIN_HOST, tls=context) as one, upstream("wild", waypoints.PLAIN_HOST, tls=context) as wild:
+        for server in (one, wild):
+            cluster = Cluster(server.name, server.name, 443)
+            rig.envoy.put(*proxied.service(cluster, [LocalityGroup((proxied.plain_endpoint(server),))], rig.profile))
+        named = (
+            TcpRoute((TcpDestination("one"),), ("one.example",)),
+            TcpRoute((TcpDestination("wild"),), ("*.example",)),
+        )
+        chain = Chain("tls", 9443, Traffic.TLS, (VIP_ADDRESS,), tcp=named)
+        rig.put_chains(*CHAINS, chain)
+        eventually(lambda: asks("one.example") == "one", "the chain is in force")
+        assert [asks(name) for name in ("ONE.example", "two.example", "other.test")] == ["one", "wild", ""]
+        rest = TcpRoute((TcpDestination("one"),))
+        rig.put_chains(*CHAINS, replace(chain, tcp=(named[1], rest)))
+        eventually(lambda: asks("other.test") == "one", "the rest has somewhere to go")
+        assert asks("a.example") == "wild"
+    rig.put_chains(*CHAINS)
 
 
 def test_networks_as_addresses(rig: Waypoint) -> None:
