@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -21,7 +23,10 @@ from mesh.model.workload import Service, Workload
 MAX_ADDRESSES = 16
 
 
-def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics) -> Routes:
+def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics, problems: Callable[[], list[str]] = list) -> Routes:
+    """`problems`: what does not work now beside the sources, a sentence each."""
+    life = secrets.token_hex(4)  # numbers begin anew with each
+
     def ready(_: Request) -> Response:
         waiting = [source.name for source in pipeline.sources if not source.state.synced]
         if pipeline.ready:
@@ -35,13 +40,18 @@ def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics) -> Routes:
         return json_response(snapshot_view(pipeline.mesh, pipeline.tunnels))
 
     def sync(_: Request) -> Response:
-        return json_response({"snapshot": pipeline.tunnels.number, "clients": xds.debug(), "sources": sources_view(pipeline, time.time())})
+        found = {"snapshot": pipeline.tunnels.number, "clients": xds.debug(), "sources": sources_view(pipeline, time.time())}
+        return json_response({**found, "problems": problems()})
 
     def refusals(_: Request) -> Response:
         return json_response(refusals_view(pipeline.mesh))
 
-    def names(_: Request) -> Response:
-        return json_response(names_view(pipeline.mesh, pipeline.tunnels.number))
+    def names(request: Request) -> Response:
+        number = pipeline.tunnels.number
+        tag = f'"{life}-{number}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(304, headers=(("etag", tag),))
+        return replace(json_response(names_view(pipeline.mesh, number)), headers=(("etag", tag),))
 
     return {
         ("GET", "/ready"): ready,

@@ -77,7 +77,7 @@ class ControlPlane:
         self.pipeline = Pipeline(self.mesh, sources if sources is not None else self._feeds(), self.xds, metrics, self.secrets)
         if self.cluster is not None:
             self.pipeline.published = self.cluster.published
-        self.http = HttpServer({**routes(self.xds, self.pipeline, metrics), **self.ca.routes()})
+        self.http = HttpServer({**routes(self.xds, self.pipeline, metrics, self.problems), **self.ca.routes()})
         self._stopping = asyncio.Event()
         self._grpc: grpc.aio.Server | None = None
 
@@ -147,6 +147,11 @@ class ControlPlane:
             await self._stopping.wait()
             for task in tasks:
                 task.cancel()
+
+    def problems(self) -> list[str]:
+        """What does not work now beside the sources, a sentence each."""
+        kept = [f"nothing is kept on disk: {self.keeper.trouble}"] if self.keeper is not None and self.keeper.trouble else []
+        return kept + (self.cluster.problems() if self.cluster is not None else [])
 
     def stop(self) -> None:
         self._stopping.set()
