@@ -207,8 +207,8 @@ class Stream:
         """When to ask for responses again without a request or a change; None where there is no such time."""
         times = [when for when in self._awaited.values() if when > now]
         if math.isfinite(self.rules.waits):
-            outstanding = [state for state in self.states.values() if state.outstanding]
-            times += [when for state in outstanding for when in (state.since + self.rules.waits, state.sent + self.rules.waits) if when > now]
+            sent = (time for state in self.states.values() if state.outstanding for time in (state.since, state.sent))
+            times += [time + self.rules.waits for time in sent if time + self.rules.waits > now]
         if now < self._patient_until and 0 < len(self.states) < len(self.rules.types):
             times.append(self._patient_until)
         return min(times, default=None)

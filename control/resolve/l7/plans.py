@@ -215,7 +215,8 @@ def _routes(read: Read, view: View, name: str) -> Resource | None:
     bare = view.anywhere()
     workload = read(directly, bare).get(name)
     if workload is not None:
-        return _of_table(direct.route_table(workload))
+        table = direct.route_table(workload)
+        return _of_table(table, clusters_in(table, ()))
     if name == CONNECT_TERMINATE:
         table = terminate.route_table(_waypoint_chains(read, bare))
         return Resource(parts.serialized(table), ((CLUSTER_TYPE, MAIN_INTERNAL),))
@@ -226,8 +227,9 @@ def _routes(read: Read, view: View, name: str) -> Resource | None:
         return _of_table(RouteTable(HTTP_PROXY, tuple(host for host, _ in found)), needed)
     port = read(tables, bare).get(name)
     made = read(routes_of, port) if port is not None else None
-    table = made.value.table if made is not None else None
-    return _of_table(table, clusters_in(table, ())) if table is not None else None
+    if made is None or made.value.table is None:
+        return None
+    return _of_table(made.value.table, clusters_in(made.value.table, ()))
 
 
 def _of_table(table: RouteTable, needed: Iterable[str]) -> Resource:
