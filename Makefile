@@ -109,10 +109,13 @@ check: $(STAMPS)/venv ## ruff, mypy, import contracts
 
 ## What a developer runs ----------------------------------------------------------------------------------------------
 
-bench: bench-l4 ## all benchmarks
+bench: bench-l4 bench-control ## all benchmarks
 
 bench-l4: setup envoy $(STAMPS)/apt-bench root ## node tunnels side by side: none, Envoy, HAProxy, Culvert
 	@$(BIN)/python -m bench.l4 --envoy $(ENVOY) $(ARGS)
+
+bench-control: setup ## the control plane at 1,000 to 30,000 pods with 200 clients
+	@$(BIN)/python -m bench.control $(ARGS)
 
 proto: $(STAMPS)/venv ## generate mesh/pb/*_pb2.py again
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. mesh/pb/*.proto
@@ -125,4 +128,4 @@ clean: ## remove what was built here; touches nothing outside this directory
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@$(MAKE) -C bpf clean
 
-.PHONY: help setup bpf envoy demo up down test test-pure test-root test-netns test-e2e test-interop test-cluster tools check bench bench-l4 proto root clean
+.PHONY: help setup bpf envoy demo up down test test-pure test-root test-netns test-e2e test-interop test-cluster tools check bench bench-l4 bench-control proto root clean

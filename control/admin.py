@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -18,8 +20,13 @@ from mesh.model.codec.proto import authorization_to, service_to, workload_to
 from mesh.model.policy import Authorization
 from mesh.model.workload import Service, Workload
 
+MAX_ADDRESSES = 16
 
-def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics) -> Routes:
+
+def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics, problems: Callable[[], list[str]] = list) -> Routes:
+    """`problems`: what does not work now beside the sources, a sentence each."""
+    life = secrets.token_hex(4)  # numbers begin anew with each
+
     def ready(_: Request) -> Response:
         waiting = [source.name for source in pipeline.sources if not source.state.synced]
         if pipeline.ready:
@@ -33,15 +40,24 @@ def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics) -> Routes:
         return json_response(snapshot_view(pipeline.mesh, pipeline.tunnels))
 
     def sync(_: Request) -> Response:
-        return json_response({"snapshot": pipeline.tunnels.number, "clients": xds.debug(), "sources": sources_view(pipeline, time.time())})
+        found = {"snapshot": pipeline.tunnels.number, "clients": xds.debug(), "sources": sources_view(pipeline, time.time())}
+        return json_response({**found, "problems": problems()})
 
     def refusals(_: Request) -> Response:
         return json_response(refusals_view(pipeline.mesh))
+
+    def names(request: Request) -> Response:
+        number = pipeline.tunnels.number
+        tag = f'"{life}-{number}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(304, headers=(("etag", tag),))
+        return replace(json_response(names_view(pipeline.mesh, number)), headers=(("etag", tag),))
 
     return {
         ("GET", "/ready"): ready,
         ("GET", "/metrics"): metrics_page,
         ("GET", "/debug/snapshot"): snapshot,
+        ("GET", "/debug/names"): names,
         ("GET", "/debug/sync"): sync,
         ("GET", "/debug/refusals"): refusals,
     }
@@ -91,6 +107,16 @@ def refusals_view(mesh: Mesh) -> list[dict[str, str]]:
         for entry, consequence in mesh.refused()
         for refusal in entry.refusals
     ]
+
+
+def names_view(mesh: Mesh, number: int) -> dict[str, Any]:
+    """The addresses of names that no DNS of a cluster knows: of ServiceEntries, and of services in Consul."""
+    inside = f".svc.{mesh.settings.cluster_domain}"
+    found: dict[str, list[str]] = {}
+    for service in sorted(mesh.services.values(), key=lambda one: (one.hostname, one.namespace)):
+        if service.vips and "*" not in service.hostname and not service.hostname.endswith(inside):
+            found.setdefault(service.hostname, [str(vip.ip) for vip in service.vips][:MAX_ADDRESSES])
+    return {"number": number, "names": found}
 
 
 def _as_json(value: Workload | Service | Authorization) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ import asyncio
 import signal
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -18,7 +19,6 @@ from control.auth.several import Several
 from control.auth.tokens import NodeTokens
 from control.ca import CaSettings, CertificateAuthority, DirectoryStore
 from control.ca.make import Lives
-from control.cluster import Cluster
 from control.config import Config
 from control.keep import Keeper
 from control.meters import ConsulMeter, KeepMeter
@@ -36,6 +36,9 @@ from control.xds.tunnels import TUNNEL_RULES, TUNNEL_TYPES
 from mesh.io.http import HttpServer
 from mesh.io.log import Log
 
+if TYPE_CHECKING:
+    from control.cluster import Cluster
+
 MAX_REQUEST = 32 << 20  # a client names every resource that it holds
 DRAIN = 2.0
 ROOTS, COMMANDS = "root-cert.pem", "command.sock"  # in the CA's directory
@@ -52,7 +55,7 @@ class ControlPlane:
         self.ports: dict[str, int] = {}
         self.mesh = Mesh(MeshSettings(config.root_namespace, config.trust_domain, config.cluster, config.cluster_domain))
         self.keeper = Keeper(config.keep, KeepMeter(metrics.registry)) if config.keep is not None else None
-        self.cluster = Cluster(config, config.kubernetes, self.mesh, metrics, self.keeper) if config.kubernetes is not None else None
+        self.cluster = self._cluster()
         authenticator = self._authenticator()
         self.ca = CertificateAuthority(
             CaSettings(
@@ -74,9 +77,16 @@ class ControlPlane:
         self.pipeline = Pipeline(self.mesh, sources if sources is not None else self._feeds(), self.xds, metrics, self.secrets)
         if self.cluster is not None:
             self.pipeline.published = self.cluster.published
-        self.http = HttpServer({**routes(self.xds, self.pipeline, metrics), **self.ca.routes()})
+        self.http = HttpServer({**routes(self.xds, self.pipeline, metrics, self.problems), **self.ca.routes()})
         self._stopping = asyncio.Event()
         self._grpc: grpc.aio.Server | None = None
+
+    def _cluster(self) -> Cluster | None:
+        if self.config.kubernetes is None:
+            return None
+        from control.cluster import Cluster  # its client library is 9 MB, of no use without a cluster
+
+        return Cluster(self.config, self.config.kubernetes, self.mesh, self.metrics, self.keeper)
 
     def _authenticator(self) -> Authenticator:
         tokens = [NodeTokens(self.config.node_tokens)] if self.config.node_tokens is not None else []
@@ -137,6 +147,11 @@ class ControlPlane:
             await self._stopping.wait()
             for task in tasks:
                 task.cancel()
+
+    def problems(self) -> list[str]:
+        """What does not work now beside the sources, a sentence each."""
+        kept = [f"nothing is kept on disk: {self.keeper.trouble}"] if self.keeper is not None and self.keeper.trouble else []
+        return kept + (self.cluster.problems() if self.cluster is not None else [])
 
     def stop(self) -> None:
         self._stopping.set()

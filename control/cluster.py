@@ -99,6 +99,11 @@ class Cluster:
             await self._webhook.close()
         await self._api.close()
 
+    def problems(self) -> list[str]:
+        bundle = self._bundle.error if self._bundle is not None else ""
+        found = {"nobody can be elected to write statuses": self.elector.error, "the webhook's CA bundle cannot be written": bundle}
+        return [f"{what}: {why}" for what, why in found.items() if why]
+
     def published(self, changes: Changes) -> None:
         """What is to be said of objects is another thing now."""
         for key, status in changes.statuses.items():

@@ -120,7 +120,7 @@ class Fleet:
         return {"times": [node.times[self.seen - 1] for node in self.nodes], "resources": self.nodes[0].resources}
 
     async def do_sign(self, requests: int, parallel: int, identities: list[str]) -> dict[str, Any]:
-        """Certificates for pods of node 0, over one connection."""
+        """Certificates for a pod of each node in turn, over one connection; `identities` are by the node's number."""
         key = ec.generate_private_key(ec.SECP256R1())
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         pem = csr.public_bytes(serialization.Encoding.PEM).decode()
@@ -130,13 +130,13 @@ class Fleet:
             request_serializer=ca_pb2.IstioCertificateRequest.SerializeToString,
         )
         left = iter(range(requests))
-        metadata = (("authorization", f"Bearer {TOKEN}{0:05}"),)
 
         async def worker() -> None:
             for number in left:
                 request = ca_pb2.IstioCertificateRequest(csr=pem, validity_duration=3600)
-                request.metadata.update({"ImpersonatedIdentity": identities[number % len(identities)]})
-                await call(request, metadata=metadata)
+                node = number % len(identities)
+                request.metadata.update({"ImpersonatedIdentity": identities[node]})
+                await call(request, metadata=(("authorization", f"Bearer {TOKEN}{node:05}"),))
 
         await channel.channel_ready()
         begun = time.monotonic()

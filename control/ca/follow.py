@@ -64,11 +64,12 @@ class FollowService:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
             (reader if reader.done() else writer).result()
         finally:
+            # First: gRPC may cancel a call twice, and the second time ends what is awaited here.
+            keeper.listeners.discard(changed)
+            keeper.holders.leave(number)
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
-            keeper.listeners.discard(changed)
-            keeper.holders.leave(number)
 
     async def _read(self, number: int, reports: AsyncIterator[trust_pb2.Held]) -> None:
         keeper = self._keeper

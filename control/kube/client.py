@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -215,6 +216,8 @@ class Api:
             )
             typed = AsyncClient(config, timeout=times, trust_env=False, transport=two, field_manager=FIELD_MANAGER)
         except (LightkubeConfigError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            # The library's frames hold open the files that it made of what it was given, until somebody collects them.
+            traceback.clear_frames(error.__traceback__)
             refusal = Refusal(str(config.fname or ""), "", "", f"what cannot be used ({error})", "a server, a CA and credentials")
             raise ConfigError(refusal) from error
         return http, typed

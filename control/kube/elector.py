@@ -150,7 +150,6 @@ class Elector:
                 log.info("let go of the lease", lease=self._name)
             except Conflict:
                 # A renewal that was cancelled has arrived nevertheless.
-                self._election.refused()
                 with suppress(KubeError):
                     await self._do(Read())
             except KubeError as error:

@@ -19,6 +19,9 @@ class Sink(Protocol):
 
     def remove(self, origin: str) -> None: ...
 
+    def recall(self, origin: str, parsed: Parsed) -> None:
+        """These objects were accepted last, in an earlier life, from an origin that now says what is refused. Comes before it is put."""
+
     def changed(self) -> None:
         """The source's `state` is another one now."""
 

@@ -157,14 +157,15 @@ class XdsServer:
             log.warning("a client does not answer", caller=str(caller), seconds=UNANSWERED)
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer to a response for {UNANSWERED:.0f} s")
         finally:
+            # First: gRPC may cancel a call twice, and the second time ends what is awaited here.
             reader.cancel()
             writer.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
             self.clients.pop(client.number, None)
             if client.view is not None:
                 client.view.close()
             self._metrics.clients.set(len(self.clients))
             log.info("disconnected", caller=str(caller), peer=client.peer)
+            await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def _read(self, client: Client, requests: AsyncIterator[Any], *, delta: bool) -> None:
         loop = asyncio.get_running_loop()

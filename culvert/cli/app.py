@@ -57,11 +57,25 @@ def up(
     certificate_lifetime: Annotated[
         int | None, typer.Option(min=10, max=7776000, help="Seconds that a pod's certificate lives. Default: a day.")
     ] = None,
+    consul: Annotated[
+        str | None, typer.Option("--consul", help="http(s)://HOST:PORT of a Consul, as this machine sees it: its services join the mesh's.")
+    ] = None,
+    consul_token_file: Annotated[Path | None, typer.Option(help="File with the ACL token for --consul.")] = None,
+    consul_ca_file: Annotated[Path | None, typer.Option(help="PEM certificates that --consul https://... is trusted by.")] = None,
 ) -> None:
     """Make a cluster on this machine and apply manifests to it. Repeated, it repairs and applies again."""
-    from culvert.cli.up import run_up
+    from culvert.cli.up import consul_options, run_up
 
-    run_up(layout_of(name, state), filename or [], nodes, mesh=mesh, timeout=timeout, certificate_lifetime=certificate_lifetime)
+    options = consul_options(consul, consul_token_file, consul_ca_file)
+    run_up(
+        layout_of(name, state),
+        filename or [],
+        nodes,
+        mesh=mesh,
+        timeout=timeout,
+        certificate_lifetime=certificate_lifetime,
+        consul=options,
+    )
 
 
 @app.command()

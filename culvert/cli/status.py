@@ -59,6 +59,8 @@ def run_status(layout: Layout, *, as_json: bool) -> None:
             note(f"problem: source {source}: {old}{state['error']}")
     for what, why in found["problems"].items():
         note(f"problem: {what}: {why}")
+    for name in found.get("unusableNames", ()):
+        note(f"{name} is a host of the mesh that pods here cannot look up: no hosts file can have that name, or its addresses")
     if supervisor is None:
         note(f"the supervisor is not running: what you see may be old; culvert up starts it again (log: {layout.supervisor_log})")
 

@@ -7,7 +7,7 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
-from culvert.cli.output import FailedError, UsageError, console, note, print_json, print_table
+from culvert.cli.output import FailedError, UsageError, console, note, print_json, print_table, warn
 
 TIMEOUT_SECONDS = 10.0
 PATH = "/debug/sync"
@@ -37,6 +37,8 @@ def show(found: dict[str, Any]) -> None:
     rows = [[name, source_state(source), source["error"] or ""] for name, source in found["sources"].items()]
     print_table(["SOURCE", "STATE", "PROBLEM"], rows, COLOURS)
     console().print()
+    for problem in found["problems"]:
+        warn(problem)
     rows = []
     for client in found["clients"]:
         types = client["types"].values()

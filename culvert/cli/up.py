@@ -15,16 +15,28 @@ from culvert.cli.refused import ASK_SECONDS, explain, warn_of
 from culvert.cli.target import name_option
 from culvert.config import Config, from_environment
 from culvert.playground.apply import apply, next_generation
+from culvert.playground.consul import ConsulOptions, checked
 from culvert.playground.control import ensure_supervisor, exclusive, supervisor_process, wait_status
 from culvert.playground.layout import Layout, node_names
 from culvert.playground.readiness import Readiness, readiness
 from culvert.playground.requirements import missing
 from culvert.playground.spec import PlaygroundSpec
+from mesh.model.errors import ConfigError
 
 DEFAULT_NODES = 2
 
 
-def run_up(layout: Layout, files: list[Path], nodes: int | None, *, mesh: bool, timeout: float, certificate_lifetime: int | None) -> None:
+def run_up(
+    layout: Layout,
+    files: list[Path],
+    nodes: int | None,
+    *,
+    mesh: bool,
+    timeout: float,
+    certificate_lifetime: int | None,
+    consul: ConsulOptions | None = None,
+) -> None:
+    """`consul`: None where nothing is said of one."""
     config = from_environment()
     problems = missing(config, mesh=mesh)
     if problems:
@@ -32,7 +44,7 @@ def run_up(layout: Layout, files: list[Path], nodes: int | None, *, mesh: bool, 
     texts = read_texts(files)
     began = time.monotonic()
     with exclusive(layout):
-        spec = _spec(layout, config, nodes, mesh=mesh, certificate_lifetime=certificate_lifetime)
+        spec = _spec(layout, config, nodes, mesh=mesh, certificate_lifetime=certificate_lifetime, consul=consul)
         for directory in layout.directories(spec.nodes):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         spec.save(layout)
@@ -55,19 +67,51 @@ def run_up(layout: Layout, files: list[Path], nodes: int | None, *, mesh: bool, 
         sys.exit(FAILED)
 
 
-def _spec(layout: Layout, config: Config, nodes: int | None, *, mesh: bool, certificate_lifetime: int | None) -> PlaygroundSpec:
-    """What `up` asks for. A playground that exists keeps its nodes and its certificates' lifetime, unless others are asked for."""
+def _spec(
+    layout: Layout,
+    config: Config,
+    nodes: int | None,
+    *,
+    mesh: bool,
+    certificate_lifetime: int | None,
+    consul: ConsulOptions | None = None,
+) -> PlaygroundSpec:
+    """What `up` asks for. A playground that exists keeps its nodes, its certificates' lifetime and its Consul, unless told otherwise."""
+    if consul is not None and not mesh:
+        raise UsageError("--consul is where the mesh reads services; leave out --no-mesh, or leave out --consul")
     existing = PlaygroundSpec.load(layout)
+    reads = consul if consul is not None else existing.consul if existing is not None else ConsulOptions()
     life = existing.certificate_lifetime if existing is not None and certificate_lifetime is None else certificate_lifetime
     names = node_names(nodes or DEFAULT_NODES) if nodes is not None or existing is None else existing.nodes
-    wanted = PlaygroundSpec(names, mesh, config.path, config.python, str(config.source), life)
+    wanted = PlaygroundSpec(names, mesh, config.path, config.python, str(config.source), life, reads)
     if existing is not None and (existing.nodes, existing.mesh) != (wanted.nodes, wanted.mesh):
         has = f"{count(len(existing.nodes), 'node')} and {'a' if existing.mesh else 'no'} mesh"
         raise UsageError(f"playground {layout.name} exists with {has}; {_away(layout)}")
     if existing is not None and existing.certificate_lifetime != life:
         has = "the default" if existing.certificate_lifetime is None else f"{existing.certificate_lifetime} s"
         raise UsageError(f"playground {layout.name} has certificates that live {has}; {_away(layout)}")
+    if existing is not None and existing.consul != reads:
+        has = f"reads services from Consul at {existing.consul.address}" if existing.consul else "reads services from no Consul"
+        raise UsageError(f"playground {layout.name} {has}, or with other files; {_away(layout)}")
     return wanted
+
+
+def consul_options(address: str | None, token_file: Path | None, ca_file: Path | None) -> ConsulOptions | None:
+    """None where no Consul is asked for. UsageError for what cannot be one."""
+    if address is None:
+        if token_file is not None or ca_file is not None:
+            raise UsageError("--consul-token-file and --consul-ca-file say how to ask a Consul; say which one, with --consul")
+        return None
+    for path in (token_file, ca_file):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{path} is no file")
+    options = ConsulOptions(address, *(str(path.resolve()) if path is not None else "" for path in (token_file, ca_file)))
+    try:
+        return checked(options)
+    except ConfigError as error:
+        refusal = error.refusals[0]
+        option = {"CULVERT_CONSUL_CA_FILE": "--consul-ca-file"}.get(refusal.field, "--consul")
+        raise UsageError(f"{option}: {refusal.value} is not accepted; accepted: {refusal.accepted}") from error
 
 
 def _away(layout: Layout) -> str:

@@ -11,14 +11,17 @@ import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 
+from culvert.playground.consul import FORWARD_PORT, target
 from culvert.playground.containers import Surroundings
 from culvert.playground.documents import Document, ObjectKey, dump
 from culvert.playground.files import keep_only, read_json, write_atomic, write_in_place, write_json
+from culvert.playground.forward import Forward
 from culvert.playground.hosts import ServiceName, render_hosts
 from culvert.playground.launch import Worker, in_netns
 from culvert.playground.layout import Layout
 from culvert.playground.meshprocess import MeshProcess
-from culvert.playground.meshprograms import ROOT_CERTIFICATE, mesh_programs
+from culvert.playground.meshprograms import CONTROL_HTTP_PORT, LOCAL, ROOT_CERTIFICATE, mesh_programs
+from culvert.playground.namewatch import NameWatch, in_namespace
 from culvert.playground.nft import render_ruleset
 from culvert.playground.pod import Pod, PodDeps
 from culvert.playground.podset import PodSet
@@ -54,6 +57,10 @@ class Cluster:
         self.mesh = [MeshProcess(program, worker, layout.pids, self.wake.set) for program in mesh_programs(layout, spec)]
         deps = PodDeps(Surroundings(layout, spec.nodes, spec.path), worker, self.wake.set, self.mesh_processes, self.settled)
         self.podset = PodSet(deps, self.wake.set, self._last_hosts)
+        self.names = NameWatch(in_namespace(layout.control), (LOCAL, CONTROL_HTTP_PORT), layout.names, self.wake.set)
+        outside = target(spec.consul) if spec.mesh else None
+        self._forward = Forward(outside, self.wake.set) if outside is not None else None
+        self._tasks: list[asyncio.Task[None]] = []
         self._begun = self._ended = 0
         self._passed = asyncio.Condition()
         self._rulesets: dict[str, str] = {}
@@ -63,7 +70,11 @@ class Cluster:
         """Never swept with a pod: the node tunnel visits pods' namespaces."""
         return [process.keeper.process for process in self.mesh if process.keeper.process is not None]
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        if self._forward is not None:
+            await self._forward.start(self.layout.control, (LOCAL, FORWARD_PORT))
+        if self.spec.mesh:
+            self._tasks.append(asyncio.create_task(self.names.run(), name="names"))
         for node in self.spec.nodes:
             token = self.layout.tokens / node
             if not token.exists():
@@ -126,6 +137,10 @@ class Cluster:
 
     def _allocate(self) -> None:
         self.problems = dict(self.podset.problems)
+        if self.names.problem:
+            self.problems["Names"] = self.names.problem
+        if self._forward is not None and self._forward.problem:
+            self.problems["Consul"] = self._forward.problem
         self.service_addresses = {}
         self._addresses.keep(service.key for service in self.wanted.services.values())
         # Those that ask for an address come first, so that nobody else has it.
@@ -225,7 +240,7 @@ class Cluster:
     def _write_hosts(self, pods: list[Pod], names: list[ServiceName]) -> None:
         for pod in pods:
             record = pod.record
-            text = render_hosts(record.namespace, record.name, record.addresses, names)
+            text = render_hosts(record.namespace, record.name, record.addresses, names, self.names.names)
             if self._hosts.get(record.uid) != text and not record.deleting:
                 write_in_place(self.layout.hosts / record.uid, text)
                 self._hosts[record.uid] = text

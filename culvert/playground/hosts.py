@@ -1,13 +1,14 @@
 """/etc/hosts of a pod: the playground's stand-in for cluster DNS. Pure.
 
 A service answers to `<svc>` (in its own namespace), `<svc>.<ns>`, `<svc>.<ns>.svc` and `<svc>.<ns>.svc.cluster.local`, a headless one
-with the addresses of its pods.
+with the addresses of its pods. After them come names that only the control plane knows (`names`), such as `web.service.consul`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 DOMAIN = "cluster.local"
 LOCAL = """\
@@ -33,14 +34,28 @@ class ServiceName:
     name: str
     addresses: tuple[str, ...]
 
+    @property
+    def names(self) -> list[str]:
+        """What it is called from everywhere, the longest first."""
+        base = f"{self.name}.{self.namespace}"
+        return [f"{base}.svc.{DOMAIN}", f"{base}.svc", base]
 
-def render_hosts(namespace: str, pod: str, pod_addresses: Iterable[str], services: Iterable[ServiceName]) -> str:
-    """The whole file for one pod of `namespace`. The pod's own namespace comes first, so that its short names win."""
+
+def render_hosts(
+    namespace: str,
+    pod: str,
+    pod_addresses: Iterable[str],
+    services: Iterable[ServiceName],
+    others: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> str:
+    """The whole file for one pod of `namespace`. The pod's own namespace comes first, so that its short names win. `others` are names
+    that are no Service's, with their addresses; those that stand above all the same are left out, since resolvers add up lines.
+    """
     lines = [f"{address}\t{pod}" for address in pod_addresses]
+    taken = {pod}
     for service in sorted(services, key=lambda service: (service.namespace != namespace, service.namespace, service.name)):
-        base = f"{service.name}.{service.namespace}"
-        names = [f"{base}.svc.{DOMAIN}", f"{base}.svc", base]
-        if service.namespace == namespace:
-            names.insert(0, service.name)
+        names = [*([service.name] if service.namespace == namespace else []), *service.names]
+        taken.update(names)
         lines += [f"{address}\t{' '.join(names)}" for address in service.addresses]
+    lines += [f"{address}\t{name}" for name, addresses in sorted(others.items()) if name not in taken for address in addresses]
     return LOCAL + "".join(line + "\n" for line in lines)

@@ -16,6 +16,7 @@ State directory (default /run/culvert/<name>, mode 0700):
     logs/ pids/             per process: one bounded log; pid, start time and restarts
     labels.json             labels set on running pods
     addresses.json          which service has which address
+    names.json              names that the control plane told last, which are no Service's
     network.json            inodes of the wire's and the nodes' namespaces, once they are whole
     status.json             what the supervisor last saw; the CLI shows it
     supervisor.pid          pid and start time
@@ -144,6 +145,10 @@ class Layout:
     @property
     def addresses(self) -> Path:
         return self.state / "addresses.json"
+
+    @property
+    def names(self) -> Path:
+        return self.state / "names.json"
 
     @property
     def supervisor_pid(self) -> Path:

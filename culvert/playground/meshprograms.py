@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from culvert.playground.addresses import CONTROL_HOST, node_wire_addresses, wire_addresses
+from culvert.playground.consul import environment
 from culvert.playground.launch import Program
 from culvert.playground.layout import Layout
 from culvert.playground.probespec import ProbeKind, ProbeSpec
@@ -55,6 +56,7 @@ def _control(layout: Layout, spec: PlaygroundSpec) -> MeshProgram:
     }
     if spec.certificate_lifetime is not None:
         env["CULVERT_CERT_TTL"] = str(spec.certificate_lifetime)
+    env |= environment(spec.consul)
     return _program(layout, spec, CONTROL, "", env, (CONTROL_HTTP_PORT, "/ready"))
 
 

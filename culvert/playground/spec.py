@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
+from culvert.playground.consul import ConsulOptions
 from culvert.playground.files import read_json, write_json
 from culvert.playground.layout import Layout
 
@@ -12,7 +13,8 @@ from culvert.playground.layout import Layout
 class PlaygroundSpec:
     """`path` is the PATH of everything that is started; `python` runs the mesh's own processes; `source` is where its packages are.
 
-    `certificate_lifetime` is the longest life of pods' certificates in seconds; None for the control plane's own default.
+    `certificate_lifetime` is the longest life of pods' certificates in seconds; None for the control plane's own default. `consul` is where
+    the control plane reads services beside those that are applied.
     """
 
     nodes: tuple[str, ...]
@@ -21,6 +23,7 @@ class PlaygroundSpec:
     python: str
     source: str
     certificate_lifetime: int | None = None
+    consul: ConsulOptions = field(default_factory=ConsulOptions)
 
     def save(self, layout: Layout) -> None:
         write_json(layout.spec, asdict(self))
@@ -30,6 +33,7 @@ class PlaygroundSpec:
         """None where there is no playground, or one of another version that cannot be read."""
         raw = read_json(layout.spec)
         try:
-            return cls(**{**raw, "nodes": tuple(raw["nodes"])})
-        except (TypeError, KeyError):
+            consul = ConsulOptions(**raw.get("consul", {}))
+            return cls(**{**raw, "nodes": tuple(raw["nodes"]), "consul": consul})
+        except (TypeError, KeyError, AttributeError):
             return None

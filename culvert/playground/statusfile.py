@@ -26,6 +26,7 @@ def status(cluster: Cluster) -> dict[str, Any]:
             for item in cluster.wanted.refusals
         ],
         "problems": dict(cluster.problems),
+        "unusableNames": list(cluster.names.unusable),
     }
 
 

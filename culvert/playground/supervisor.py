@@ -51,7 +51,7 @@ async def supervise(layout: Layout, spec: PlaygroundSpec) -> None:
         for directory in [layout.applied, layout.ca, layout.state, *(layout.redirection(node) for node in spec.nodes)]:
             watch.add(directory)
         loop.add_reader(watch.fd, lambda: _changed(watch, cluster))
-        cluster.start()
+        await cluster.start()
         trimming = asyncio.create_task(_trim_logs(layout), name="trim logs")
         cluster.wake.set()
         while not stopping.is_set():
@@ -82,7 +82,7 @@ def _stop(stopping: asyncio.Event, cluster: Cluster) -> None:
 
 
 # Ours, written by the pass itself: not a reason for another pass.
-OWN_FILES = ("status.json", "addresses.json", "network.json", "supervisor.pid")
+OWN_FILES = ("status.json", "addresses.json", "names.json", "network.json", "supervisor.pid")
 
 
 def _changed(watch: Watch, cluster: Cluster) -> None:

@@ -212,6 +212,7 @@ def setup(levels: str = "info", form: str = "json", sink: LineSink | None = None
     for library in ("asyncio", "grpc", "hpack"):
         # Theirs is not what somebody asks for who asks for debug; `grpc=debug` still gives it.
         logging.getLogger(library).setLevel(logging.INFO)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
     # What stdlib logging collects and we never print: each costs a system call or a frame walk per record.
     logging.logProcesses = logging.logThreads = logging.logMultiprocessing = False
     logging._srcfile = None  # the switch that the logging cookbook documents

@@ -253,6 +253,38 @@ def test_servers_without_a_leader_leave_everything_in_force(consul_agent: Consul
     test(main)
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"consul_namespace": "shop"}, "Namespaces are a Consul Enterprise feature"),
+        ({"partition": "team"}, "Partitions are a Consul Enterprise feature"),
+        ({"datacenter": "dc9"}, "No path to datacenter"),
+    ],
+)
+def test_what_this_consul_does_not_have_is_said_in_its_own_words(consul_agent: Consul, more: dict[str, str], words: str) -> None:
+    async def main() -> None:
+        async with source(consul_agent, **more) as sink:
+            await sink.until(lambda: words in state(sink).error)
+            assert not state(sink).synced
+
+    test(main)
+
+
+@pytest.mark.parametrize("consistency", ["stale", "consistent"])
+def test_every_way_to_ask_gives_the_same(consul_agent: Consul, consistency: str) -> None:
+    async def main() -> None:
+        consul_agent.register("web", "10.0.0.1", 80)
+        async with source(consul_agent, consistency=consistency, datacenter="dc1", datacenter_names=True) as sink:
+            await synced(sink)
+            found = sink.entry("web")
+            assert found is not None
+            assert found.spec.hosts == ("web.service.consul", "web.service.dc1.consul")
+            await does(consul_agent.set_health, "web", "critical")
+            await sink.until(lambda: sink.addresses("web") == [])
+
+    test(main)
+
+
 # Access rules
 
 

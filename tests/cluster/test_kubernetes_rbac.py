@@ -98,6 +98,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         yield server
 
 
+def test_the_server_takes_everything_that_is_deployed(server: ApiServer) -> None:
+    said = server.kubectl("apply", "--server-side", "--dry-run=server", "-f", str(DEPLOY))
+    kinds_said = {line.partition("/")[0] for line in said.splitlines()}
+    assert {"deployment.apps", "service", "poddisruptionbudget.policy", "serviceaccount"} <= kinds_said
+
+
 class Always:
     leading = True
 

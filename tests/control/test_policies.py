@@ -6,6 +6,7 @@ import pytest
 
 from control.catalog import KEPT, KEPT_FILE
 from control.resolve import Mesh, MeshSettings
+from mesh.model.manifest import parse_file
 from mesh.model.policy import Connection, Decision, evaluate
 from mesh.model.reasons import Reason
 from mesh.model.state import MeshState
@@ -199,3 +200,23 @@ def test_what_is_removed_is_gone_and_what_is_mended_is_taken() -> None:
     assert denied(after((GOOD, *PODS), PODS)) == set()
     assert denied(after((policy("p", BAD), *PODS), (GOOD, *PODS))) == {"web"}
     assert denied(after((GOOD, *PODS), (policy("p", BAD), *PODS), (OTHER, *PODS))) == set()
+
+
+def test_what_an_earlier_life_accepted_stays_in_force_while_what_is_said_now_is_refused() -> None:
+    found = Mesh(MeshSettings())
+    found.recall(parse_file(GOOD, "p.yaml"))
+    feed(found, policy("p", f"{WEB}, {BAD}"), *PODS)
+    assert denied(found) == {"web"}
+    assert kept(found) == [KEPT]
+    feed(found, *PODS)
+    assert denied(found) == set(), "it was taken back, and is not remembered"
+    feed(found, policy("p", f"{WEB}, {BAD}"), *PODS)
+    assert kept(found) != [KEPT]
+
+
+def test_what_an_earlier_life_accepted_does_not_count_beside_what_is_accepted_now() -> None:
+    found = Mesh(MeshSettings())
+    found.recall(parse_file(GOOD, "p.yaml"))
+    feed(found, OTHER, *PODS)
+    assert denied(found) == set()
+    assert kept(found) == []

@@ -83,7 +83,7 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         """Until every stream has accepted this version of all that it asks for."""
         with self._lock:
             done = self._lock.wait_for(lambda: self.refused or self._accepted(version), WAIT_SECONDS)
-            assert not self.refused
+            assert not self.refused, self.refused
             assert done, [states for _, states in self._streams]
 
     def _accepted(self, version: int) -> bool:

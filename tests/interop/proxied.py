@@ -167,7 +167,19 @@ def proxied(
         path = directory / "bootstrap.json"
         path.write_text(bootstrap.json(config))
         log = directory / "envoy.log"
-        command = [binary, "-c", str(path), "--concurrency", "1", "--base-id", str(next(_bases)), "-l", "warning"]
+        command = [
+            binary,
+            "-c",
+            str(path),
+            "--concurrency",
+            "1",
+            "--file-flush-interval-msec",
+            "100",
+            "--base-id",
+            str(next(_bases)),
+            "-l",
+            "warning",
+        ]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.model.codec.envoy import client, clusters, endpoints, routes
 from mesh.model.l7.chains import Chain, Traffic
-from mesh.model.l7.clusters import Cluster
-from mesh.model.l7.endpoints import Assignment, Endpoint, LocalityGroup
+from mesh.model.l7.clusters import NOBODY, Cluster, Credential, Discovery, Tls
+from mesh.model.l7.endpoints import Assignment, Endpoint, HostPort, LocalityGroup
 from mesh.model.l7.names import HTTP_PROXY, cluster_name
 from mesh.model.l7.profile import Context, Kind
 from mesh.model.l7.routes import Destination, Forward, PathKind, PathMatch, Retry, Route, RouteMatch, RouteTable, VirtualHost
@@ -255,6 +255,30 @@ def test_a_retry_goes_elsewhere(rig: Rig) -> None:
     assert [one.seen["/close/here"] - before[server] for server, one in rig.upstreams.items()] == [1, 1, 1]
 
 
+def test_names_that_the_proxy_looks_up(rig: Rig) -> None:
+    one = rig.upstreams["a"]
+    for discovery in (Discovery.DNS, Discovery.DNS_ONE):
+        name = f"{discovery.value}"
+        found = Assignment(name, (LocalityGroup((Endpoint(HostPort("localhost", one.port)),)),))
+        rig.put(Cluster(name, "localhost", one.port, discovery=discovery, endpoints=found), found)
+        proxied.eventually(lambda: rig.ask().server == "a", discovery.value)
+
+
+def test_names_that_requests_name(rig: Rig) -> None:
+    one = rig.upstreams["b"]
+    (port,) = envoy.free_ports(1)
+    cluster = Cluster("dynamic", "*", 80, discovery=Discovery.DYNAMIC)
+    chain = Chain("dynamic", port, Traffic.HTTP, (ip_address(LOCALHOST),), table="dynamic", dynamic=True)
+    route = Route(RouteMatch(), Forward((Destination(cluster.name),)))
+    rig.envoy.put(
+        clusters.cluster(cluster, proxied.CLIENT),
+        client.listener(chain, proxied.CLIENT),
+        routes.route_table(RouteTable("dynamic", (VirtualHost("d", ("localhost", f"localhost:{one.port}"), (route,)),))),
+    )
+    proxied.eventually(lambda: ask(port, headers={"host": f"localhost:{one.port}"}).server == "b", "found by its name")
+    assert ask(port, headers={"host": "elsewhere"}).status == 404
+
+
 # TLS and other transports
 
 
@@ -279,7 +303,15 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return made, key
 
     root = make("root", None, ())
-    make("server", root, ["api.example", HOST])
+    server, _ = make("server", root, ["api.example", HOST])
+    for name, serials in (("revoked", [server.serial_number]), ("nothing-revoked", [])):
+        revoked = x509.CertificateRevocationListBuilder().issuer_name(root[0].subject)
+        revoked = revoked.last_update(now - timedelta(minutes=1)).next_update(now + timedelta(days=1))
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - timedelta(minutes=1))
+            revoked = revoked.add_revoked_certificate(entry.build())
+        signed = revoked.sign(root[1], hashes.SHA256())
+        (directory / f"{name}.crl").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     make("client", root, ["client.example"])
     make("stranger", None, ())
     return directory
@@ -307,7 +339,10 @@ def use_tls(rig: Rig, one: Upstream, tls: Mapping[str, Any]) -> Answer:
     }
     (rule,) = parse(yaml.safe_dump(value), "test.yaml")
     assert isinstance(rule, DestinationRule)
-    made = destination_rule.cluster(MESH, destination_rule.merge([rule]).value, 80, "", CONTEXT).value
+    return serve_tls(rig, one, destination_rule.cluster(MESH, destination_rule.merge([rule]).value, 80, "", CONTEXT).value)
+
+
+def serve_tls(rig: Rig, one: Upstream, made: Cluster) -> Answer:
     name = cluster_name(f"{next(rig.names)}.test", 80)
     rig.put(replace(made, name=name), Assignment(name, (LocalityGroup((proxied.plain_endpoint(one),)),)))
     return rig.ask()
@@ -327,6 +362,13 @@ def test_tls_to_endpoints(rig: Rig, tls_server: Upstream, certificates: Path) ->
     assert use_tls(rig, tls_server, {"mode": "SIMPLE", "caCertificates": str(certificates / "stranger.pem")}).status == 503
     assert use_tls(rig, tls_server, {"mode": "SIMPLE"}).status == 503, "the system trusts no such root"
     assert use_tls(rig, tls_server, {"mode": "SIMPLE", "insecureSkipVerify": True}).server == "tls"
+    for name, status in (("nothing-revoked", 200), ("revoked", 503)):
+        crl = {"caCertificates": roots, "caCrl": str(certificates / f"{name}.crl")}
+        assert use_tls(rig, tls_server, {"mode": "SIMPLE", **crl}).status == status
+    unbelieved = Tls(roots=Credential(file=roots), sni=HOST, sans=(NOBODY,))
+    assert serve_tls(rig, tls_server, replace(destination_rule.cluster(MESH, None, 80, "", CONTEXT).value, tls=unbelieved)).status == 503
+    for closed in ({"credentialName": "c"}, {"sni": "x" * 256}):
+        assert use_tls(rig, tls_server, {"mode": "SIMPLE", "insecureSkipVerify": True, **closed}).status == 503
     pair = {"clientCertificate": str(certificates / "client.pem"), "privateKey": str(certificates / "client.key")}
     assert use_tls(rig, tls_server, {"mode": "MUTUAL", "caCertificates": roots, **pair}).headers["x-client"] == "client.example"
 

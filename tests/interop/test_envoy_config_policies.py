@@ -163,6 +163,8 @@ RULES: dict[str, dict[str, Any]] = {
     ),
     "no token": rule(source={"notRequestPrincipals": ["*"]}),
     "a token": rule(source={"requestPrincipals": ["*"]}),
+    "nobody's token": rule(source={"requestPrincipals": ["ann"]}),
+    "not nobody's token": rule(source={"notRequestPrincipals": ["ann"]}),
     "two of each": {
         "from": [{"source": {"namespaces": ["elsewhere"]}}, {"source": {"trustDomains": ["old.example"]}}],
         "to": [{"operation": {"methods": ["DELETE"]}}, {"operation": {"paths": ["/"], "methods": ["GET"]}}],

@@ -194,6 +194,8 @@ CLAIMS: list[tuple[str, dict[str, Any], dict[str, Any], bool]] = [
     ("any issuer", principals("*/ann"), {}, True),
     ("a beginning", principals("https://iss*"), {}, True),
     ("cut at the last slash alone", principals(f"{ISSUER}/a/b"), {"sub": "a/b"}, False),
+    ("nobody's name", principals("ann"), {}, False),
+    ("nobody's name, or another's", principals("ann", f"{ISSUER}/ann"), {}, True),
     ("a claim", claim("[team]", "red"), {"team": "red"}, True),
     ("a claim of a list", claim("[groups]", "x", "y"), {"groups": ["a", "y"]}, True),
     ("none of a list", claim("[groups]", "x"), {"groups": ["a", "y"]}, False),

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import http.client
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
-from mesh.model.codec.envoy import clusters, endpoints
+from mesh.model.codec.envoy import client, clusters, endpoints, routes
 from mesh.model.errors import PeerError
 from mesh.model.l7.chains import Chain, Guard, Traffic
 from mesh.model.l7.clusters import Cluster
 from mesh.model.l7.endpoints import Assignment, LocalityGroup
 from mesh.model.l7.names import cluster_name
 from mesh.model.l7.policies import Action, Check, Clause, Field, Match, Policy, Rule
-from mesh.model.l7.routes import Destination, Forward, Respond, Route, RouteMatch
+from mesh.model.l7.profile import Kind, Profile
+from mesh.model.l7.routes import Destination, Forward, PathKind, PathMatch, Respond, Route, RouteMatch
 from mesh.model.l7.tcp import TcpDestination, TcpRoute
 from mesh.model.l7.texts import exact
+from mesh.model.l7.translate import workload
 from mesh.model.reasons import Reason
-from tests.interop import envoy, hbone, waypoints
-from tests.interop.proxied import asked, eventually
+from mesh.model.workload import TunnelProtocol, Workload
+from tests.interop import envoy, hbone, proxied, waypoints
+from tests.interop.proxied import ask, asked, eventually
+from tests.interop.upstream import upstream
 from tests.interop.waypoints import IDENTITIES, PORT, SERVICE, VIP, VIP_ADDRESS, Waypoint, to
 
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(envoy.binary() is None, reason="Envoy is not installed: make envoy")]
@@ -153,6 +159,52 @@ def test_first_bytes_tell_what_is_spoken(rig: Waypoint) -> None:
         assert b"400" in other.recv(1000), "the app answers, so it was not taken for HTTP"
 
 
+def test_routes_of_a_consumer_are_for_its_own_namespace(rig: Waypoint) -> None:
+    """By the namespace that the certificate of the tunnel's client proves."""
+    rig.serve(
+        Route(RouteMatch(PathMatch(PathKind.EXACT, "/x"), source_namespace="elsewhere"), Respond(201)),
+        Route(RouteMatch(source_namespace="elsewhere"), Respond(404)),
+        Route(RouteMatch(), Respond(202)),
+    )
+    assert [rig.ask(path, name=name).status for name in ("other", "client") for path in ("/x", "/y")] == [201, 404, 202, 202]
+    rig.serve(waypoints.EVERYTHING)
+
+
+def test_tls_is_told_by_the_name_that_is_asked_for(rig: Waypoint) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(rig.directory / "server.pem", rig.directory / "server.key")
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+
+    def asks(name: str) -> str:
+        sock = rig.connect(authority=f"{VIP}:9443")
+        if sock is None:
+            return ""
+        try:
+            with sock, anybody.wrap_socket(sock, server_hostname=name) as secured:
+                return asked(hbone.OverSocket(secured)).server
+        except (OSError, http.client.HTTPException):
+            return ""
+
+    with upstream("one", waypoints.PLAIN_HOST, tls=context) as one, upstream("wild", waypoints.PLAIN_HOST, tls=context) as wild:
+        for server in (one, wild):
+            cluster = Cluster(server.name, server.name, 443)
+            rig.envoy.put(*proxied.service(cluster, [LocalityGroup((proxied.plain_endpoint(server),))], rig.profile))
+        named = (
+            TcpRoute((TcpDestination("one"),), ("one.example",)),
+            TcpRoute((TcpDestination("wild"),), ("*.example",)),
+        )
+        chain = Chain("tls", 9443, Traffic.TLS, (VIP_ADDRESS,), tcp=named)
+        rig.put_chains(*CHAINS, chain)
+        eventually(lambda: asks("one.example") == "one", "the chain is in force")
+        assert [asks(name) for name in ("ONE.example", "two.example", "other.test")] == ["one", "wild", ""]
+        rest = TcpRoute((TcpDestination("one"),))
+        rig.put_chains(*CHAINS, replace(chain, tcp=(named[1], rest)))
+        eventually(lambda: asks("other.test") == "one", "the rest has somewhere to go")
+        assert asks("a.example") == "wild"
+    rig.put_chains(*CHAINS)
+
+
 def test_networks_as_addresses(rig: Waypoint) -> None:
     rig.serve(waypoints.EVERYTHING)
     assert rig.ask(authority="10.97.0.200:80").server == "meshed"
@@ -160,6 +212,48 @@ def test_networks_as_addresses(rig: Waypoint) -> None:
     assert wide is not None
     assert asked(hbone.OverSocket(wide)).server == "meshed"
     assert not rig.reaches("10.97.5.1:80")
+
+
+def test_a_client_of_the_mesh_tunnels_as_itself(rig: Waypoint) -> None:
+    """The same clusters, behind a listener of a client's: what it is to its own proxy."""
+    rig.serve(waypoints.EVERYTHING)
+    (port,) = envoy.free_ports(1)
+    chain = Chain("client", port, Traffic.HTTP, (ip_address("127.0.0.1"),), table=SERVICE)
+    rig.envoy.put(client.listener(chain, Profile(Kind.CLIENT, bind=True)))
+    eventually(lambda: ask(port).status == 200, "the client's listener is in force")
+    rig.server.requests.clear()
+    assert ask(port, "/from-here").server == "meshed"
+    assert {identity for identity, _ in rig.server.requests} <= {envoy.identity(IDENTITIES["waypoint"])}
+    assert rig.upstreams["meshed"].seen["/from-here"] == 1
+
+
+@pytest.mark.parametrize("meshed", [True, False])
+def test_a_workload_addressed_by_itself(rig: Waypoint, meshed: bool) -> None:
+    """At a port that is known to speak HTTP, and at any other: each time, the port that was asked for."""
+    app = rig.upstreams["meshed"]
+    protocol = TunnelProtocol.HBONE if meshed else TunnelProtocol.NONE
+    pod = Workload(f"uid-{meshed}", "app", "interop", (ip_address(app.host),), protocol=protocol, service_account="server")
+    table = workload.route_table(pod)
+    deny = Policy("no", "interop", Action.DENY, (Rule((Clause((Match((Check(Field.PATH, (exact("/secret"),)),)),)),)),))
+    with upstream("second", app.host) as second, upstream("third", app.host) as third:
+        http = Chain(pod.uid, app.port, Traffic.HTTP, pod.addresses, table=table.name, guard=Guard((deny,)), direct=True)
+        rest = Chain(pod.uid, 0, Traffic.TCP, pod.addresses, tcp=workload.tcp_routes(pod), direct=True)
+        rig.envoy.put(clusters.cluster(workload.cluster(pod), rig.profile), routes.route_table(table))
+        rig.put_chains(*CHAINS, http, replace(http, port=third.port), rest)
+        authority = f"{app.host}:{app.port}"
+        eventually(lambda: rig.reaches(authority), "the workload's chains are in force")
+        rig.server.requests.clear()
+        assert rig.ask("/public", authority=authority).server == "meshed"
+        assert rig.ask("/secret", authority=authority).status == 403
+        for port, name in ((third.port, "third"), (app.port, "meshed")) * 2:
+            assert rig.ask(authority=f"{app.host}:{port}").server == name, "connections to one port are not used for another"
+        for port, name in ((second.port, "second"), (app.port, "meshed"), (second.port, "second")):
+            sock = rig.connect(authority=f"{app.host}:{port}")
+            assert sock is not None
+            assert asked(hbone.OverSocket(sock)).server == name
+        asked_for = {f"{app.host}:{one.port}" for one in (app, second, third)}
+        assert {wanted for _, wanted in rig.server.requests} == (asked_for if meshed else set())
+    rig.put_chains(*CHAINS)
 
 
 def test_a_change_of_one_chain_leaves_connections_of_others_alone(rig: Waypoint) -> None:

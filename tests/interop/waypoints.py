@@ -118,6 +118,7 @@ def running(directory: Path, chains: Sequence[Chain], *, delta: bool = True, **c
             terminate.route_table(chains),
             waypoint.main_internal(chains, profile),
             waypoint.connect_originate(),
+            waypoint.connect_direct(),
             clusters.main_internal(),
             clusters.connect_originate(profile),
             clusters.black_hole(),

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from control.resolve.engine import Group, Read, query
 from control.resolve.l7.backends import Backend, assignments, clusters, placed
+from control.resolve.l7.direct import direct_chains, directly
 from control.resolve.l7.lookup import find_service, mesh_service
 from control.resolve.l7.ports import Port, chain, clusters_in, guard, routes_of
 from control.resolve.l7.views import View, profile
@@ -29,6 +30,7 @@ from mesh.model.l7.clusters import Cluster, Discovery
 from mesh.model.l7.endpoints import Assignment, Endpoint, HostPort, LocalityGroup
 from mesh.model.l7.names import (
     BLACK_HOLE,
+    CONNECT_DIRECT,
     CONNECT_ORIGINATE,
     CONNECT_TERMINATE,
     HTTP_PROXY,
@@ -41,6 +43,7 @@ from mesh.model.l7.names import (
 )
 from mesh.model.l7.profile import Kind
 from mesh.model.l7.routes import RouteTable, VirtualHost
+from mesh.model.l7.translate import workload as direct
 from mesh.model.manifest import Key
 from mesh.model.workload import NamespacedHostname, Service, SocketAddress
 
@@ -143,9 +146,10 @@ def plan(read: Read, view: View) -> frozenset[tuple[str, str]]:
             if made.value.discovery is Discovery.EDS:
                 found.add((ENDPOINT_TYPE, name))
     if view.kind is Kind.WAYPOINT:
-        found |= {(LISTENER_TYPE, name) for name in (CONNECT_TERMINATE, MAIN_INTERNAL, CONNECT_ORIGINATE)}
-        found |= {(CLUSTER_TYPE, name) for name in (MAIN_INTERNAL, CONNECT_ORIGINATE)}
+        found |= {(LISTENER_TYPE, name) for name in (CONNECT_TERMINATE, MAIN_INTERNAL, CONNECT_ORIGINATE, CONNECT_DIRECT)}
+        found |= {(CLUSTER_TYPE, name) for name in (MAIN_INTERNAL, CONNECT_ORIGINATE, BLACK_HOLE)}
         found.add((ROUTE_TYPE, CONNECT_TERMINATE))
+        found |= {(type_url, name) for name in read(directly, bare) for type_url in (CLUSTER_TYPE, ROUTE_TYPE)}
     else:
         found |= {(LISTENER_TYPE, name) for name in (VIRTUAL_OUTBOUND, HTTP_PROXY, *read(listeners, view))}
         found |= {(CLUSTER_TYPE, name) for name in (PASSTHROUGH, BLACK_HOLE)}
@@ -181,6 +185,8 @@ def _cluster(read: Read, view: View, name: str) -> Resource | None:
     if name in fixed:
         return Resource(parts.serialized(fixed[name]()))
     made = _found_cluster(read, view, name)
+    if made is None and (workload := read(directly, view.anywhere()).get(name)) is not None:
+        made = direct.cluster(workload)
     if made is None:
         return None
     follows = ((ENDPOINT_TYPE, name),) if made.discovery is Discovery.EDS else ()
@@ -207,8 +213,11 @@ def _assignment(read: Read, view: View, name: str) -> Resource | None:
 
 def _routes(read: Read, view: View, name: str) -> Resource | None:
     bare = view.anywhere()
+    workload = read(directly, bare).get(name)
+    if workload is not None:
+        return _of_table(direct.route_table(workload))
     if name == CONNECT_TERMINATE:
-        table = terminate.route_table(_chains(read, read(ports_of, bare)))
+        table = terminate.route_table(_waypoint_chains(read, bare))
         return Resource(parts.serialized(table), ((CLUSTER_TYPE, MAIN_INTERNAL),))
     if name == HTTP_PROXY:
         return _of_table(RouteTable(HTTP_PROXY, tuple(_virtual_hosts(read, bare))))
@@ -246,10 +255,12 @@ def _listener(read: Read, view: View, name: str) -> Resource | None:
         if name == CONNECT_TERMINATE:
             return Resource(parts.serialized(terminate.listener(seen)), follows=((ROUTE_TYPE, CONNECT_TERMINATE),))
         if name == MAIN_INTERNAL:
-            chains = _chains(read, read(ports_of, view.anywhere()))
+            chains = _waypoint_chains(read, view.anywhere())
             return Resource(parts.serialized(waypoint.main_internal(chains, seen)), follows=_tables(chains))
     if name == CONNECT_ORIGINATE:
         return Resource(parts.serialized(waypoint.connect_originate()))
+    if name == CONNECT_DIRECT:
+        return Resource(parts.serialized(waypoint.connect_direct()))
     if name == VIRTUAL_OUTBOUND:
         return Resource(parts.serialized(client.virtual_outbound(seen, view.ports[0])))
     if name == HTTP_PROXY:
@@ -266,6 +277,10 @@ def _listener(read: Read, view: View, name: str) -> Resource | None:
 
 def _chains(read: Read, ports: Iterable[Port]) -> list[Chain]:
     return [made for made in (read(chain, port) for port in ports) if made is not None]
+
+
+def _waypoint_chains(read: Read, view: View) -> list[Chain]:
+    return [*_chains(read, read(ports_of, view)), *read(direct_chains, view)]
 
 
 def _tables(chains: Iterable[Chain]) -> tuple[tuple[str, str], ...]:

@@ -151,19 +151,20 @@ class Guarded:
 NOT_GUARDED = Guarded()
 
 
-def _closed(arg: tuple[View, NamespacedHostname]) -> Guarded:
+def _closed(arg: tuple[View, NamespacedHostname | None]) -> Guarded:
     """Where we fail to make out who may pass, nobody may."""
-    denied = authorization.enforced((), (), [Key(AuthorizationPolicy.TYPE, arg[1].namespace, "bug")]).value
+    denied = authorization.enforced((), (), [Key(AuthorizationPolicy.TYPE, arg[0].namespace, "bug")]).value
     return Guarded(Guard(denied.http, denied.tcp))
 
 
 @query(67, rescue=_closed)
-def guard(read: Read, arg: tuple[View, NamespacedHostname]) -> Guarded:
+def guard(read: Read, arg: tuple[View, NamespacedHostname | None]) -> Guarded:
+    """Before a service; None: before workloads that are addressed by themselves."""
     view, name = arg
     if view.kind is not Kind.WAYPOINT:
         return NOT_GUARDED
     settings = read(SETTINGS, None)
-    key = read(holder, name)
+    key = read(holder, name) if name is not None else None
     places = [(GATEWAY_CLASS, settings.root_namespace, WAYPOINT_CLASS), (GATEWAY, view.namespace, view.gateway)]
     if key is not None:
         places.append((key.kind, key.namespace, key.name))

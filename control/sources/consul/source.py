@@ -28,7 +28,7 @@ from control.sources.consul.pace import Backoff
 from control.sources.consul.settings import ConsulSettings
 from control.sources.consul.translate import Parse, Rules, origin_of, translate, unreadable
 from control.sources.consul.tuning import Tuning
-from control.sources.consul.watch import Apply, Deps, Question, Watch
+from control.sources.consul.watch import Apply, Deps, Question, Watch, decoded
 from control.sources.consul.wire import Instance, read_checks, read_instances, read_services, write_indexes, write_kept
 from mesh.io.log import Log
 from mesh.model.manifest import Parsed, parse_object
@@ -159,10 +159,10 @@ class ConsulSource:
             while self._may_read(now) and (task := self._catalog.next(now)) is not None:
                 self._reading += 1
                 group.create_task(self._read(task), name=f"consul service {task.name}")
-            due = self._catalog.due() if now >= self._read_from else self._read_from
-            busy = self._reading == self._tuning.reads
+            # Where something else keeps us from reading, whatever ends that wakes us.
+            due = self._catalog.due() if self._may_read(now) else self._read_from if now < self._read_from else None
             try:
-                async with asyncio.timeout(max(0.0, due - now) if due is not None and not busy else None):
+                async with asyncio.timeout(max(0.0, due - now) if due is not None else None):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -188,7 +188,7 @@ class ConsulSource:
         if task.index_only:
             self._catalog.take_index(task, _told(answer), time.monotonic())
         else:
-            instances = read_instances(task.name, answer.body)
+            instances = await decoded(lambda: read_instances(task.name, answer.body), len(answer.body))
             changed = self._catalog.take(task, instances, _told(answer))
             changed |= self._garbled.pop(task.name, 0) >= GARBLED
         self._meter.answered(_what(task))

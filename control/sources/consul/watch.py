@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from control.sources.consul.client import Answer, Client
 from control.sources.consul.cursor import Cursor, News
@@ -19,7 +21,15 @@ from mesh.io.log import Log
 log = Log("consul")
 
 Apply = Callable[[News], None]
+T = TypeVar("T")
+OFFLOAD = 512 << 10
+"""Bytes: some milliseconds of decoding."""
 LEADERLESS = "its servers have no leader: what they say may be old"
+
+
+async def decoded(read: Callable[[], T], size: int) -> T:
+    """What `read` makes of an answer of so many bytes: on a thread if it is large."""
+    return read() if size <= OFFLOAD else await asyncio.to_thread(read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,7 @@ class Watch:
         while True:
             try:
                 answer = await deps.client.get(question.path, question.query, index=self.cursor.index, most=tuning.list_bytes)
-                apply = question.read(answer)
+                apply = await decoded(partial(question.read, answer), len(answer.body))
             except ConsulError as error:
                 self.cursor.restart()
                 self.health.failed(error)

@@ -13,12 +13,13 @@ from ipaddress import ip_address
 from itertools import product
 
 from control.sources.kubernetes import wire
-from control.sources.kubernetes.pending import Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Node, ObjectReference
 from control.sources.kubernetes.sharing import Labels, Pairs, Pool
 from mesh.model.manifest import (
     Container,
+    EndpointSlice,
     Metadata,
     Namespace,
+    Node,
     Object,
     OwnerReference,
     Pod,
@@ -29,6 +30,7 @@ from mesh.model.manifest import (
     ServicePort,
     ServiceSpec,
 )
+from mesh.model.manifest.endpoints import Endpoint, EndpointConditions, EndpointPort, ObjectReference
 from mesh.model.manifest.pods import Condition, ContainerPort, PodIP
 from mesh.model.workload import IPAddress
 

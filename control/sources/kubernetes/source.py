@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Protocol, runtime_checkable
 
 from control.keep import Book
 from control.kept import Kept
@@ -26,12 +25,11 @@ from control.sources.kubernetes.health import Health, sentence, stale_since
 from control.sources.kubernetes.kinds import CORE, CORE_KINDS, Kind, split
 from control.sources.kubernetes.ledger import Change, Held, Ledger
 from control.sources.kubernetes.meter import Meter, NoMeter
-from control.sources.kubernetes.pending import parse_object
 from control.sources.kubernetes.read import Live, ParseObject, Reader, Reading
 from control.sources.kubernetes.reflector import Deps, Reflector
 from control.sources.kubernetes.tuning import Tuning
 from mesh.io.log import Log
-from mesh.model.manifest import Key, Parsed, Pod
+from mesh.model.manifest import Key, Pod, parse_object
 
 log = Log("kubernetes")
 
@@ -39,14 +37,6 @@ LOOK_PAUSE = 1.0
 """Seconds between two looks at discovery, however often somebody asks for one."""
 
 Watcher = Callable[[Key], None]
-
-
-@runtime_checkable
-class Recalling(Protocol):
-    """A sink that can be told what was in force in an earlier life."""
-
-    def recall(self, origin: str, parsed: Parsed) -> None:
-        """These objects were accepted last from an origin that now says what is refused. Comes before it is put."""
 
 
 class KubernetesSource:
@@ -239,8 +229,7 @@ class KubernetesSource:
         for kind, accepted, reading in readings:
             assert reading.parsed is not None  # no digest was known
             if accepted is not None and accepted.parsed is not None:
-                recall = self._sink.recall if isinstance(self._sink, Recalling) else self._sink.put
-                recall(reading.origin, accepted.parsed)
+                self._sink.recall(reading.origin, accepted.parsed)
             self._sink.put(reading.origin, reading.parsed)
             self._kinds.setdefault(kind.resource, kind)
             self._ledgers.setdefault(kind.resource, Ledger()).take([reading])

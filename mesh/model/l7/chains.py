@@ -37,7 +37,8 @@ OPEN = Guard()
 class Chain:
     """`addresses` and `networks` are the service's virtual ones; none at all: it is only found by name. `table` names the route table of
     HTTP, `tcp` are the routes of everything else. `claims`: some route looks at claims, so it is chosen again once tokens are verified.
-    `dynamic`: some cluster is found by the host that the request names.
+    `dynamic`: some cluster is found by the host that the request names. `direct`: the addresses are a workload's own, and its tunnel is
+    asked for the port that the client asked for; port 0 is any that no other chain is for.
     """
 
     host: str
@@ -51,6 +52,7 @@ class Chain:
     telemetry: Telemetry = NO_TELEMETRY
     claims: bool = False
     dynamic: bool = False
+    direct: bool = False
 
     @property
     def name(self) -> str:

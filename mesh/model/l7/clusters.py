@@ -132,6 +132,8 @@ class Credential:
 
 SYSTEM_ROOTS = Credential()
 """What the proxy's operating system trusts."""
+NOBODY = "no server at all"
+"""As the one name that a certificate may have: nobody issues one for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`address` is a socket's, a name and port, or the path of a socket in the proxy's file system. `workload` is
-    `name;namespace;canonical name;revision;cluster`, for metrics.
+    """`address` is a socket's, a name and port, or the path of a socket in the proxy's file system. Port 0, where there is a tunnel: the
+    one that the connection was meant for. `workload` is `name;namespace;canonical name;revision;cluster`, for metrics.
     """
 
     address: SocketAddress | HostPort | str

@@ -7,6 +7,7 @@ from typing import NamedTuple
 OUTBOUND = "outbound"
 CONNECT_TERMINATE = "connect_terminate"
 CONNECT_ORIGINATE = "connect_originate"
+CONNECT_DIRECT = "connect_direct"
 MAIN_INTERNAL = "main_internal"
 VIRTUAL_OUTBOUND = "virtualOutbound"
 HTTP_PROXY = "http_proxy"
@@ -17,6 +18,7 @@ WORKLOAD_CERTIFICATE = "default"
 MESH_ROOTS = "ROOTCA"
 FILTER_STATE_PRINCIPAL = "io.istio.peer_principal"
 FILTER_STATE_SOURCE_IP = "culvert.source_ip"
+FILTER_STATE_ADDRESSED = "culvert.addressed"
 
 
 class ClusterName(NamedTuple):
@@ -39,6 +41,11 @@ def parse_cluster_name(name: str) -> ClusterName | None:
 
 def route_table_name(host: str, port: int) -> str:
     return f"{host}:{port}"
+
+
+def workload_cluster_name(uid: str) -> str:
+    """Of one workload, at whatever port it is addressed."""
+    return f"workload|{uid}"
 
 
 def jwks_cluster_name(host: str, port: int, tls: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.sources.consul.cursor import Cursor, News
@@ -44,6 +44,7 @@ def test_an_index_from_an_earlier_process_shows_a_history_that_went_backwards() 
     assert Cursor(seen=100).take(100) is News.FIRST
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(min_value=0, max_value=20) | st.none(), max_size=30))
 def test_it_never_waits_for_an_index_that_may_never_come_and_never_spins_on_zero(answers: list[int | None]) -> None:
     cursor = Cursor()

@@ -6,7 +6,7 @@ import ssl
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.sources.consul.errors import (
@@ -61,6 +61,7 @@ def test_a_server_may_ask_us_to_wait_but_not_for_ever(header: str, after: float)
     assert isinstance(failure(503, {"retry-after": header}, b""), Busy if after else Failed)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000), st.integers(100, 999))
 def test_any_failure_is_one_short_printable_line(body: bytes, status: int) -> None:
     text = str(failure(status, {}, body))
@@ -107,6 +108,7 @@ def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
     assert bucket.take(10.5) == 0.0
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 100), st.floats(0, 1e7), st.integers(1, 5))
 def test_who_comes_back_when_a_bucket_said_finds_a_token(rate: float, now: float, burst: int) -> None:
     bucket = Bucket(rate, burst)

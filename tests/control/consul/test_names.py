@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.sources.consul.names import meta_label, subset_name, tag_label
@@ -43,6 +43,7 @@ def taken(shape: object, value: str) -> bool:
     return not report.refusals
 
 
+@settings(deadline=None)
 @given(st.lists(TAGS, unique=True, max_size=20))
 def test_names_are_dns_labels_and_differ(tags: list[str]) -> None:
     names = [subset_name(tag) for tag in tags]
@@ -50,6 +51,7 @@ def test_names_are_dns_labels_and_differ(tags: list[str]) -> None:
     assert all(taken(DNS_LABEL, name) for name in names)
 
 
+@settings(deadline=None)
 @given(TAGS)
 def test_labels_are_labels_and_say_the_tag_where_they_can(tag: str) -> None:
     key, value = tag_label(tag)
@@ -59,6 +61,7 @@ def test_labels_are_labels_and_say_the_tag_where_they_can(tag: str) -> None:
     assert (value == tag) == taken(LABEL_VALUE, tag)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=70), st.text(max_size=70))
 def test_meta_is_a_label_or_none(key: str, value: str) -> None:
     found = meta_label(key, value)

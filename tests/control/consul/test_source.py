@@ -199,6 +199,33 @@ def test_an_answer_that_is_none_is_asked_for_again(path: str, name: str) -> None
     in_a_loop(test)
 
 
+def test_one_question_that_is_never_answered_does_not_keep_the_loop_busy() -> None:
+    async def test(consul: FakeConsul) -> None:
+        consul.register("web", "10.0.0.1", 80)
+        consul.faults["/v1/health/state/any"] = [NO_JSON] * 10_000
+        async with running(consul, replace(QUICK, first_wait=0.1, most_wait=0.1)) as sink:
+            await sink.until(lambda: state(sink).error)
+            consul.touch()
+            before = time.process_time()
+            await asyncio.sleep(0.3)
+            assert time.process_time() - before < 0.15
+            assert not state(sink).synced
+
+    in_a_loop(test)
+
+
+def test_answers_of_any_size_are_read() -> None:
+    async def test(consul: FakeConsul) -> None:
+        for number in range(1500):
+            consul.register("web", f"10.0.{number // 250}.{number % 250 + 1}", 80, id=f"web-{number}", Meta={"note": "x" * 300})
+        async with synced(consul) as sink:
+            assert len(sink.addresses("web") or ()) == 1500
+            consul.set_node_health("node-1", "critical")
+            await sink.until(lambda: sink.addresses("web") == [])
+
+    in_a_loop(test)
+
+
 def test_a_consul_that_is_away_leaves_everything_in_force_and_its_age_is_said() -> None:
     async def test(consul: FakeConsul) -> None:
         consul.register("web", "10.0.0.1", 80)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.sources.consul.errors import Garbled
@@ -169,6 +169,7 @@ def test_what_has_another_shape_is_no_answer(body: bytes) -> None:
         read_instances("web", body)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_answer_or_garbled(body: bytes) -> None:
     for read in (lambda: read_services(body, 10), lambda: read_checks(body), lambda: read_instances("web", body), lambda: read_kept(body)):

@@ -72,7 +72,8 @@ def test_a_kubeconfig_that_cannot_be_used(tmp_path: Path, text: str | bytes | No
 def test_certificates_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     content = json.loads(kubeconfig(path, {"token": "t"}).read_text())
-    content["clusters"][0]["cluster"] = {"server": "https://fake.test", "certificate-authority-data": "bm9uZQ=="}
+    (tmp_path / "ca.crt").write_text("none")
+    content["clusters"][0]["cluster"] = {"server": "https://fake.test", "certificate-authority": "ca.crt"}
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError):
         asyncio.run(_made(path))

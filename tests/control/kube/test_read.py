@@ -10,9 +10,8 @@ import pytest
 from control.kube.errors import Garbled
 from control.sources.kubernetes import wire
 from control.sources.kubernetes.kinds import CORE_KINDS, Kind
-from control.sources.kubernetes.pending import EndpointSlice, Node, parse_object
 from control.sources.kubernetes.read import Reader, Reading, number
-from mesh.model.manifest import Namespace, Parsed, Pod, Service, ServiceAccount
+from mesh.model.manifest import EndpointSlice, Namespace, Node, Parsed, Pod, Service, ServiceAccount, parse_object
 
 READER = Reader(parse_object, 100_000)
 POLICIES = Kind("security.istio.io", "v1", "authorizationpolicies", "AuthorizationPolicy", "AuthorizationPolicy")

@@ -19,10 +19,9 @@ from control.auth.kubernetes import TokenReviews, bearer
 from control.keep import Keeper
 from control.sources.kubernetes import Kind
 from control.sources.kubernetes.kinds import CORE_KINDS
-from control.sources.kubernetes.pending import parse_object
 from control.sources.kubernetes.read import Reader
 from control.sources.kubernetes.wire import head
-from mesh.model.manifest import Pod
+from mesh.model.manifest import Pod, parse_object
 from tests.control.kube.fake import Broken, FakeCluster, Status
 from tests.control.kube.rig import pod
 

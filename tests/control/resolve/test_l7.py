@@ -49,9 +49,9 @@ def test_a_waypoint_gets_what_is_attached_and_where_that_leads() -> None:
         routes("web", "web", "{route: [{destination: {host: other}}]}"),
     )
     elsewhere = cluster(host="other.shop.svc.cluster.local")
-    assert found.names(LISTENER_TYPE) == {"connect_terminate", "main_internal", "connect_originate"}
-    assert found.names(CLUSTER_TYPE) == {cluster(), elsewhere, "main_internal", "connect_originate"}
-    assert found.names(ROUTE_TYPE) == {TABLE}
+    assert found.names(LISTENER_TYPE) == {"connect_terminate", "main_internal", "connect_originate", "connect_direct"}
+    assert found.names(CLUSTER_TYPE) == {cluster(), elsewhere, "main_internal", "connect_originate", "BlackHoleCluster"}
+    assert found.names(ROUTE_TYPE) == {TABLE, "connect_terminate"}
     assert found.addresses(cluster()) == ["tunnel 10.0.0.1:8080"], "it is in the mesh"
     assert found.addresses(elsewhere) == ["10.0.0.3:80"]
 
@@ -59,6 +59,26 @@ def test_a_waypoint_gets_what_is_attached_and_where_that_leads() -> None:
 # VirtualServices.
 
 TO_V1, TO_V2 = f"{{route: [{to('v1')}]}}", f"{{route: [{to('v2')}]}}"
+
+
+def test_pods_behind_a_waypoint_are_chains_of_it_for_every_port() -> None:
+    front = gateway(labels="istio.io/waypoint-for: workload")
+    target = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: wp}]"
+    deny = policy("keep-out", f"{target}, action: DENY, rules: [{{to: [{{operation: {{paths: [/secret]}}}}]}}]")
+    web = pod("web-1", "10.0.0.1", labels="app: web, istio.io/use-waypoint: wp", meta=CAPTURED)
+    found = Served(WAYPOINT, front, WP_SERVICE, WEB, web, deny, pod("plain", "10.0.0.2"))
+    name = "workload|Kubernetes//Pod/shop/web-1"
+    assert name in found.names(CLUSTER_TYPE)
+    assert name in found.names(ROUTE_TYPE)
+    assert found.clusters(name) == [name]
+    chains = [chain.name for chain in found.get(LISTENER_TYPE, "main_internal").filter_chains]
+    assert [chain for chain in chains if "web-1" in chain] == ["Kubernetes//Pod/shop/web-1_8080", "Kubernetes//Pod/shop/web-1_0"]
+    assert "/secret" in str(found.get(LISTENER_TYPE, "main_internal"))
+    assert "plain" not in str(chains)
+    feed(found.mesh, front, WP_SERVICE, WEB, pod("web-1", "10.0.0.1"))
+    assert name not in found.names(CLUSTER_TYPE)
+
+
 EXPORTS = [
     # (exportTo, namespace of the VirtualService, it counts for a client in shop)
     ("", "shop", True),

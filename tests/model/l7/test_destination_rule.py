@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mesh.model.l7.clusters import (
+    NOBODY,
     SYSTEM_ROOTS,
     Balancing,
     Cluster,
@@ -205,12 +206,31 @@ TLS: list[tuple[dict[str, Any], MeshService, Tls | None]] = [
         service(),
         Tls(certificate=Credential("/c"), key=Credential("/k"), sni=host("app")),
     ),
+    ({"mode": "SIMPLE", "sni": "x" * 256, "insecureSkipVerify": True}, service(), Tls(sans=(NOBODY,))),
+    ({"mode": "SIMPLE", "credentialName": "c", "subjectAltNames": ["c.d"]}, service(), Tls(sni=host("app"), sans=(NOBODY,))),
+    ({"mode": "MUTUAL", "credentialName": "c", "insecureSkipVerify": True}, service(), Tls(sni=host("app"), sans=(NOBODY,))),
 ]
 
 
 @pytest.mark.parametrize(("written", "mesh", "tls"), TLS, ids=[str(case[0])[:60] for case in TLS])
 def test_tls(written: dict[str, Any], mesh: MeshService, tls: Tls | None) -> None:
     assert of({"tls": written}, mesh).tls == tls
+
+
+@pytest.mark.parametrize(
+    ("written", "context", "said"),
+    [
+        ({"mode": "SIMPLE"}, WAYPOINT, None),
+        ({"mode": "ISTIO_MUTUAL"}, GRPC, None),
+        ({"mode": "SIMPLE"}, GRPC, (Problem.NO_EFFECT, "tls")),
+        ({"mode": "SIMPLE", "credentialName": "c"}, WAYPOINT, (Problem.UNSUPPORTED, "tls.credentialName")),
+        ({"mode": "SIMPLE", "sni": "x" * 256}, CLIENT, (Problem.UNSUPPORTED, "tls.sni")),
+    ],
+)
+def test_what_is_said_of_tls(written: dict[str, Any], context: Context, said: tuple[Problem, str] | None) -> None:
+    merged = merge([rule(trafficPolicy={"tls": written})]).value
+    notes = cluster(service(), merged, 80, "", context).notes
+    assert [(note.problem, note.field) for note in notes] == ([(said[0], f"spec.trafficPolicy.{said[1]}")] if said else [])
 
 
 @pytest.mark.parametrize(

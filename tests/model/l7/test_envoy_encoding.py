@@ -54,6 +54,7 @@ def everything() -> list[Any]:
         terminate.route_table([*chains, Chain("tcp", 1, Traffic.TCP, (IP,), tcp=tcp, guard=guard)]),
         waypoint.main_internal(chains, WAYPOINT),
         waypoint.connect_originate(),
+        waypoint.connect_direct(),
         clusters.cluster(cluster, WAYPOINT),
         clusters.connect_originate(WAYPOINT),
         clusters.main_internal(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -30,12 +31,14 @@ from mesh.model.l7.routes import (
     Route,
     RouteMatch,
 )
+from mesh.model.l7.services import Resolution
 from mesh.model.l7.tcp import TcpDestination, TcpRoute
 from mesh.model.l7.texts import PRESENT, exact, regex
 from mesh.model.l7.translate.ports import PortRoutes, Written, port_routes
+from mesh.model.l7.translate.targets import Target
 from mesh.model.l7.translate.virtual_service import DEFAULT_RETRY, RETRY_ON
 from mesh.model.workload import AppProtocol
-from tests.model.l7.objects import CLIENT, GRPC, WAYPOINT, host, made, problems, target, targets
+from tests.model.l7.objects import CLIENT, GRPC, WAYPOINT, host, made, problems, service, target, targets
 
 V1, V2 = (f"outbound|80||{host(name)}" for name in ("v1", "v2"))
 KNOWN = targets(target("v1"), target("v2"))
@@ -406,6 +409,14 @@ def test_what_a_port_speaks(protocol: AppProtocol, kinds: tuple[str, ...], traff
     assert found.traffic is traffic
     assert (found.table is not None) is (traffic in (Traffic.HTTP, Traffic.AUTO))
     assert bool(found.tcp) is (traffic is not Traffic.HTTP)
+
+
+def test_a_wildcard_that_is_found_by_what_requests_name_is_for_those_names() -> None:
+    mesh = replace(service(), service=replace(service().service, hostname="*.example.com"), resolution=Resolution.DYNAMIC_DNS)
+    found = port_routes(Target(mesh), 80, Written(), WAYPOINT).value
+    assert found.dynamic
+    assert found.table is not None
+    assert found.table.hosts[0].domains == ("*.example.com", "*.example.com:80")
 
 
 def test_a_consumers_tcp_route_has_no_effect_at_a_waypoint() -> None:

@@ -73,7 +73,7 @@ def cluster(entry: Cluster, profile: Profile) -> Any:
 
 def _described(entry: Cluster) -> Any:
     """What the name stands for, for those who read this back."""
-    described = {"host": entry.host, "namespace": entry.namespace, "port": entry.port, "subset": entry.subset}
+    described: dict[str, str | int] = {"host": entry.host, "namespace": entry.namespace, "port": entry.port, "subset": entry.subset}
     return parts.metadata({NAME_METADATA: described})
 
 
@@ -168,7 +168,10 @@ def _http(entry: Cluster) -> Any:
         case HttpVersion.CLIENT:
             made.use_downstream_protocol_config.http_protocol_options.CopyFrom(http1)
             made.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2)
-    if entry.tls is not None and not entry.tls.sni:
+    if entry.discovery is Discovery.DYNAMIC:
+        made.upstream_http_protocol_options.auto_sni = True
+        made.upstream_http_protocol_options.auto_san_validation = True
+    elif entry.tls is not None and not entry.tls.sni:
         made.upstream_http_protocol_options.auto_sni = True
         made.upstream_http_protocol_options.auto_san_validation = not (entry.tls.insecure or entry.tls.sans)
     if entry.outlier is not None and entry.outlier.codes:
@@ -216,7 +219,7 @@ def _transport(made: Any, entry: Cluster, profile: Profile) -> None:
         inner = tls.to_server(entry.tls, profile, protocols(entry.http))
     if entry.proxy_protocol:
         inner = tls.announced(inner, entry.proxy_protocol)
-    if entry.discovery is Discovery.EDS and profile.kind is not Kind.GRPC:
+    if entry.discovery in (Discovery.EDS, Discovery.STATIC) and profile.kind is not Kind.GRPC:
         match = struct_pb2.Struct()
         match.update(endpoints.TUNNELLED)
         made.transport_socket_matches.add(name="tunnel", match=match, transport_socket=tls.into_tunnel(inner))

@@ -10,6 +10,7 @@ metadata where the tunnel goes and who has to be there:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2, health_check_pb2
@@ -18,7 +19,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 
 from mesh.model.codec.envoy import parts
 from mesh.model.l7.endpoints import Assignment, Endpoint, EndpointHealth, HostPort, LocalityGroup
-from mesh.model.l7.names import CONNECT_ORIGINATE
+from mesh.model.l7.names import CONNECT_DIRECT, CONNECT_ORIGINATE
 from mesh.model.workload import Locality
 
 ORIGINAL_DST_METADATA = "envoy.filters.listener.original_dst"
@@ -61,9 +62,9 @@ def _group(group: LocalityGroup, tunnels: bool) -> Any:
 def _endpoint(endpoint: Endpoint, tunnels: bool) -> Any:
     made = pb.LbEndpoint(health_status=HEALTHS[endpoint.health], load_balancing_weight=parts.uint32(endpoint.weight))
     address = endpoint.address
-    described: dict[str, dict[str, Any]] = {}
+    described: dict[str, Mapping[str, str]] = {}
     if endpoint.tunnel is not None and tunnels and not isinstance(address, str):
-        made.endpoint.address.CopyFrom(parts.internal_address(CONNECT_ORIGINATE, str(address)))
+        made.endpoint.address.CopyFrom(parts.internal_address(CONNECT_ORIGINATE if address.port else CONNECT_DIRECT, str(address)))
         described[ORIGINAL_DST_METADATA] = {"local": str(address)}
         described[TUNNEL_METADATA] = {TUNNEL_IDENTITIES: ",".join(endpoint.tunnel.identities)}
         described[MATCH_METADATA] = TUNNELLED

@@ -23,10 +23,10 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.type.v3 import hash_policy_pb2
 from google.protobuf.message import Message
 
-from mesh.model.codec.envoy import clusters, jwt, logs, parts, rbac
+from mesh.model.codec.envoy import clusters, jwt, logs, parts, rbac, state
 from mesh.model.codec.envoy.routes import CORS_FILTER, FAULT_FILTER
 from mesh.model.l7.chains import Chain, Traffic
-from mesh.model.l7.names import BLACK_HOLE
+from mesh.model.l7.names import BLACK_HOLE, FILTER_STATE_ADDRESSED
 from mesh.model.l7.policies import Policy
 from mesh.model.l7.profile import PathNormalization, Profile
 from mesh.model.l7.tcp import TcpRoute
@@ -35,6 +35,7 @@ from mesh.model.l7.telemetry import Telemetry
 ROUTER, GRPC_STATS = "envoy.filters.http.router", "envoy.filters.http.grpc_stats"
 DYNAMIC_PROXY = "envoy.filters.http.dynamic_forward_proxy"
 MANAGER, TCP_PROXY = "envoy.filters.network.http_connection_manager", "envoy.filters.network.tcp_proxy"
+SET_STATE, SET_NETWORK_STATE = "envoy.filters.http.set_filter_state", "envoy.filters.network.set_filter_state"
 SERVER_NAME = "istio-envoy"
 IDLE = timedelta(hours=1)
 MERGING = (PathNormalization.MERGE_SLASHES, PathNormalization.DECODE_AND_MERGE_SLASHES)
@@ -46,7 +47,8 @@ def filter_chains(chain: Chain, profile: Profile) -> dict[str, Any]:
     if chain.speaks_http:
         found[http_name(chain)] = [http_filter(chain, profile)]
     for index, route in enumerate(chain.tcp):
-        found[tcp_name(chain, index)] = tcp_filters(tcp_name(chain, index), route, chain.guard.tcp, chain.telemetry)
+        before = [network_filter(SET_NETWORK_STATE, state.Connection(on_new_connection=[_addressed()]))] if chain.direct else []
+        found[tcp_name(chain, index)] = [*before, *tcp_filters(tcp_name(chain, index), route, chain.guard.tcp, chain.telemetry)]
     return {name: listener_components_pb2.FilterChain(name=name, filters=filters) for name, filters in found.items()}
 
 
@@ -107,9 +109,16 @@ def http_filters(chain: Chain) -> list[Any]:
     found.append((GRPC_STATS, grpc_stats_pb2.FilterConfig(emit_filter_state=True, stats_for_all_methods=parts.flag(False))))
     found.append((FAULT_FILTER, fault_pb2.HTTPFault()))
     found.append((CORS_FILTER, cors_pb2.Cors()))
+    if chain.direct:
+        found.append((SET_STATE, state.Request(on_request_headers=[_addressed()])))
     if chain.dynamic:
         found.append((DYNAMIC_PROXY, dynamic_forward_proxy_pb2.FilterConfig(dns_cache_config=clusters.dns_cache())))
     return [http(name, message) for name, message in [*found, (ROUTER, router_pb2.Router())]]
+
+
+def _addressed() -> Any:
+    """Where a connection was going goes along with it, to the tunnel that it is put into."""
+    return state.value(FILTER_STATE_ADDRESSED, "%DOWNSTREAM_LOCAL_ADDRESS%", state.HASHED_TEXT)
 
 
 def http(name: str, message: Message) -> Any:

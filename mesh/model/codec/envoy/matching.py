@@ -21,6 +21,7 @@ from mesh.model.codec.envoy import filters, parts
 from mesh.model.l7.chains import Chain, Traffic
 from mesh.model.workload import IPNetwork
 
+ANY_PORT = "0"
 # As Envoy's inspector writes them.
 HTTP_PROTOCOLS = ("'http/1.0'", "'http/1.1'", "'h2c'")
 
@@ -50,7 +51,13 @@ def chain_matcher(chains: Sequence[Chain]) -> Any:
 
 
 def _by_port(ports: Mapping[str, Chain]) -> Any:
-    made = matcher_pb2.Matcher(matcher_tree=_exact(inputs_pb2.DestinationPortInput(), {port: on(chain) for port, chain in ports.items()}))
+    rest = ports.get(ANY_PORT)
+    named = {port: on(chain) for port, chain in ports.items() if port != ANY_PORT}
+    if rest is not None and not named:
+        return on(rest)
+    made = matcher_pb2.Matcher(matcher_tree=_exact(inputs_pb2.DestinationPortInput(), named))
+    if rest is not None:
+        made.on_no_match.CopyFrom(on(rest))
     return matcher_pb2.Matcher.OnMatch(matcher=made)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, extension_pb2
 from envoy.type.matcher.v3 import filter_state_pb2, metadata_pb2, regex_pb2, string_pb2, value_pb2
 from envoy.type.v3 import percent_pb2
-from google.protobuf import any_pb2, duration_pb2, struct_pb2, wrappers_pb2
+from google.protobuf import any_pb2, duration_pb2, wrappers_pb2
 from google.protobuf.message import Message
 
 from mesh.model.identity import SCHEME
@@ -127,12 +127,15 @@ def added_headers(ops: HeaderOps) -> list[Any]:
     ]
 
 
-def metadata(filters: Mapping[str, Mapping[str, Any]]) -> Any:
+def metadata(filters: Mapping[str, Mapping[str, str | int]]) -> Any:
     made = base_pb2.Metadata()
-    for name, fields in filters.items():
-        struct = struct_pb2.Struct()
-        struct.update(dict(fields))
-        made.filter_metadata[name].CopyFrom(struct)
+    for name, values in filters.items():
+        fields = made.filter_metadata[name].fields
+        for key, value in values.items():
+            if isinstance(value, str):
+                fields[key].string_value = value
+            else:
+                fields[key].number_value = value
     return made
 
 

@@ -205,7 +205,9 @@ def _principal(check: Check, value: Value, wide: bool) -> Any:
             namespace, _, account = value.value.partition("/")
             return pb.Principal(filter_state=parts.principal_matches(parts.spiffe(namespace=quoted(namespace), account=quoted(account))))
         case Field.REQUEST_PRINCIPAL:
-            return _or([_and([_claim(("iss",), issuer), _claim(("sub",), subject)]) for issuer, subject in requesters(value, wide)])
+            pairs = requesters(value, wide)
+            found = [_and([_claim(("iss",), issuer), _claim(("sub",), subject)]) for issuer, subject in pairs]
+            return _or(found) if found else _not(pb.Principal(any=True))
         case _:
             return _claim(check.key, value)
 

@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from envoy.config.core.v3 import substitution_format_string_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
-from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as manager_pb2
 
-from mesh.model.codec.envoy import filters, parts, rbac, tls
+from mesh.model.codec.envoy import filters, parts, rbac, state, tls
 from mesh.model.l7.chains import Chain, Traffic
 from mesh.model.l7.names import CONNECT_TERMINATE, FILTER_STATE_PRINCIPAL, FILTER_STATE_SOURCE_IP, MAIN_INTERNAL
 from mesh.model.l7.policies import Action, Policy, at_connect
@@ -29,8 +26,6 @@ from mesh.model.l7.profile import Profile
 from mesh.model.l7.texts import quoted
 from mesh.model.workload import IPAddress, SocketAddress
 
-SET_STATE = "envoy.filters.http.set_filter_state"
-ORIGINAL_LOCAL, ORIGINAL_REMOTE = "envoy.filters.listener.original_dst.local_ip", "envoy.filters.listener.original_dst.remote_ip"
 DENY, ALLOW = "culvert.deny", "culvert.allow"
 STREAMS = 100
 PING, PING_TIMEOUT = timedelta(seconds=10), timedelta(seconds=20)
@@ -56,7 +51,7 @@ def listener(profile: Profile) -> Any:
     manager.rds.config_source.CopyFrom(parts.ads())
     manager.http_filters.extend(
         [
-            filters.http(SET_STATE, _remembered()),
+            filters.http(filters.SET_STATE, _remembered()),
             filters.http(rbac.HTTP_FILTER, _only_workloads(profile)),
             filters.http(DENY, http_rbac_pb2.RBAC()),
             filters.http(ALLOW, http_rbac_pb2.RBAC()),
@@ -102,25 +97,15 @@ def _host(name: str, domains: Sequence[str], policies: Sequence[Policy]) -> Any:
 
 def _remembered() -> Any:
     """What the next listener has to know of the tunnel."""
-    return set_filter_state_pb2.Config(
+    return state.Request(
         on_request_headers=[
-            state(ORIGINAL_LOCAL, "%REQ(:AUTHORITY)%"),
-            state(ORIGINAL_REMOTE, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"),
-            state(FILTER_STATE_PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%", "envoy.string"),
-            state(FILTER_STATE_SOURCE_IP, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%", "envoy.network.ip"),
+            state.value(state.ORIGINAL_LOCAL, "%REQ(:AUTHORITY)%"),
+            state.value(state.ORIGINAL_DESTINATION, "%REQ(:AUTHORITY)%"),
+            state.value(state.ORIGINAL_REMOTE, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"),
+            state.value(FILTER_STATE_PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%", state.TEXT),
+            state.value(FILTER_STATE_SOURCE_IP, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%", state.ADDRESS),
         ]
     )
-
-
-def state(key: str, value: str, factory: str = "") -> Any:
-    made = value_pb2.FilterStateValue(
-        object_key=key,
-        factory_key=factory,
-        format_string=substitution_format_string_pb2.SubstitutionFormatString(),
-        shared_with_upstream=value_pb2.FilterStateValue.ONCE,
-    )
-    made.format_string.text_format_source.inline_string = value
-    return made
 
 
 def _only_workloads(profile: Profile) -> Any:

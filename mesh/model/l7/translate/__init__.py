@@ -4,6 +4,7 @@
     virtual_service    VirtualServices, with delegates        gateway_http, gateway_grpc    HTTPRoutes and GRPCRoutes on a service
     l4                 TCP and TLS routes of both kinds       grpc                          what of a route proxyless gRPC can do
     destination_rule   DestinationRules → clusters            balancing                     endpoints, localities, priorities
+    workload           a workload addressed by itself
     authorization      AuthorizationPolicies                  tokens                        RequestAuthentications
     telemetry          Telemetries
 

@@ -122,14 +122,18 @@ def endpoint(entry: Candidate) -> Endpoint | None:
     else:
         return None
     tunnelled = workload.protocol is TunnelProtocol.HBONE and bool(workload.addresses)
-    described = (workload.name, workload.namespace, workload.canonical_name, workload.canonical_revision, workload.cluster)
     return Endpoint(
         address,
         max(workload.capacity, 1),
         EndpointHealth.HEALTHY,
         Tunnel((str(workload.identity),)) if tunnelled else None,
-        ";".join(described),
+        described(workload),
     )
+
+
+def described(workload: Workload) -> str:
+    """Who a workload is to metrics, as Istio writes it."""
+    return ";".join((workload.name, workload.namespace, workload.canonical_name, workload.canonical_revision, workload.cluster))
 
 
 def _setting(found: Effective) -> LocalityLb | None:
@@ -169,9 +173,9 @@ def _by_locality(found: Effective) -> bool:
 
 def _missed(labels: Sequence[str], viewpoint: Viewpoint, entry: Candidate) -> int:
     """How many labels are left when the first one differs."""
-    own = _described(viewpoint.labels, viewpoint.locality, viewpoint.network, viewpoint.cluster, viewpoint.node)
+    own = _topology(viewpoint.labels, viewpoint.locality, viewpoint.network, viewpoint.cluster, viewpoint.node)
     workload = entry.workload
-    theirs = _described(entry.labels, workload.locality, workload.network, workload.cluster, workload.node)
+    theirs = _topology(entry.labels, workload.locality, workload.network, workload.cluster, workload.node)
     for index, label in enumerate(labels):
         key, given, value = label.partition("=")
         if theirs.get(key, "") != (value if given else own.get(key, "")):
@@ -179,7 +183,7 @@ def _missed(labels: Sequence[str], viewpoint: Viewpoint, entry: Candidate) -> in
     return 0
 
 
-def _described(labels: Mapping[str, str], place: Locality, network: str, cluster: str, node: str) -> dict[str, str]:
+def _topology(labels: Mapping[str, str], place: Locality, network: str, cluster: str, node: str) -> dict[str, str]:
     topology = {REGION: place.region, ZONE: place.zone, SUBZONE: place.subzone, NETWORK: network, CLUSTER: cluster, NODE: node}
     return {**labels, **{key: value for key, value in topology.items() if value}}
 

@@ -15,6 +15,7 @@ from datetime import timedelta
 from types import MappingProxyType
 
 from mesh.model.l7.clusters import (
+    NOBODY,
     SYSTEM_ROOTS,
     Balancing,
     Cluster,
@@ -164,6 +165,9 @@ def cluster(
     assert entry is not None
     found = effective(rule, port, subset)
     pool = found.connection_pool.http if found.connection_pool is not None else None
+    if found.tls is not None and found.tls.mode in ("SIMPLE", "MUTUAL") and context.kind is Kind.GRPC:
+        message = "whether a gRPC client speaks TLS is for its own channel credentials to say"
+        notes.add(Problem.NO_EFFECT, _subject(rule, subset), "spec.trafficPolicy.tls", message)
     discovery = DISCOVERIES[mesh.resolution]
     if found.load_balancer is not None and found.load_balancer.simple == "PASSTHROUGH" and discovery is Discovery.EDS:
         if context.kind is Kind.CLIENT:
@@ -309,7 +313,11 @@ def _tls(found: ClientTls, mesh: MeshService, subject: Key, notes: Notes) -> Tls
     if len(sni.encode()) > MAX_SNI:
         message = f"longer than the {MAX_SNI} bytes that a server name may have: no server is believed to be this one"
         notes.add(Problem.UNSUPPORTED, subject, "spec.trafficPolicy.tls.sni", message)
-        sni, names = "", (sni,)
+        return Tls(sans=(NOBODY,))
+    if found.credential_name:
+        message = "proxies are given no Secrets of this kind: no server is believed to be this one"
+        notes.add(Problem.UNSUPPORTED, subject, "spec.trafficPolicy.tls.credentialName", message)
+        return Tls(sni=sni, sans=(NOBODY,))
     mutual = found.mode == "MUTUAL" and found.client_certificate and found.private_key
     roots = found.ca_certificates
     return Tls(

@@ -17,7 +17,7 @@ from mesh.model.l7.names import route_table_name
 from mesh.model.l7.notes import Notes, Problem, Translated
 from mesh.model.l7.profile import Context, Kind
 from mesh.model.l7.routes import Route, RouteTable, VirtualHost
-from mesh.model.l7.services import traffic_of
+from mesh.model.l7.services import Resolution, traffic_of
 from mesh.model.l7.tcp import TcpRoute
 from mesh.model.l7.translate import grpc, l4, virtual_service
 from mesh.model.l7.translate.attached import AnyRoute, age, attached, audiences, backend_hosts
@@ -49,11 +49,12 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class PortRoutes:
-    """`table` where HTTP is spoken, with one virtual host; `tcp` for everything else."""
+    """`table` where HTTP is spoken, with one virtual host; `tcp` for everything else. `dynamic`: hosts are found by what requests name."""
 
     traffic: Traffic
     table: RouteTable | None
     tcp: tuple[TcpRoute, ...]
+    dynamic: bool = False
 
     @property
     def by_claims(self) -> bool:
@@ -70,7 +71,9 @@ def hosts_of(written: Written, context: Context) -> frozenset[str]:
 def port_routes(
     frontend: Target, port: int, written: Written, context: Context, domains: tuple[str, ...] = ANY_DOMAIN
 ) -> Translated[PortRoutes]:
-    """`domains` are those of the virtual host; a proxy that chose the service by its address needs none."""
+    """`domains` are those of the virtual host; a proxy that chose the service by its address needs none. A service that is found by what
+    requests name is for its own names only.
+    """
     entry = frontend.mesh.port(port)
     assert entry is not None
     notes = Notes()
@@ -78,6 +81,9 @@ def port_routes(
     finder = Finder(targets, port, context, notes)
     traffic = _traffic(frontend, port, written, traffic_of(entry.protocol), notes)
     table: RouteTable | None = None
+    dynamic = frontend.mesh.resolution is Resolution.DYNAMIC_DNS
+    if dynamic and domains == ANY_DOMAIN:
+        domains = (frontend.mesh.host, f"{frontend.mesh.host}:{port}")
     if traffic in (Traffic.HTTP, Traffic.AUTO):
         routes = _http(frontend, port, written, finder)
         if context.kind is Kind.GRPC:
@@ -86,7 +92,7 @@ def port_routes(
             routes = fitted.value
         table = RouteTable(route_table_name(frontend.mesh.host, port), (VirtualHost(frontend.mesh.host, domains, routes),))
     tcp = _l4(frontend, port, written, traffic, finder) if traffic is not Traffic.HTTP else ()
-    return notes.done(PortRoutes(traffic, table, tcp))
+    return notes.done(PortRoutes(traffic, table, tcp, dynamic))
 
 
 def _traffic(frontend: Target, port: int, written: Written, declared: Traffic, notes: Notes) -> Traffic:

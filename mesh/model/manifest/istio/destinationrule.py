@@ -123,9 +123,7 @@ class ClientTls:
     )
     sni: str = item(NONEMPTY, "", about="The server name that is asked for.")
     insecure_skip_verify: bool | None = item(Flag(), about="Whether any certificate of the server is taken.")
-    ca_crl: str = item(
-        NONEMPTY, "", about="The file of certificates that were revoked.", unsupported="revocation lists are not read", guard=True
-    )
+    ca_crl: str = item(NONEMPTY, "", about="The file of certificates that were revoked.")
 
     RULES = (
         Rule(
