@@ -482,7 +482,11 @@ def test_what_cannot_be_honoured_is_told_by_its_path(key: tuple[str, str], spec:
             "{rules: [{sessionPersistence: {}, filters: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}]}]}",
             ["spec.rules[0].filters[0].extensionRef"],
         ),
-        (DR, "{host: a, workloadSelector: {}, trafficPolicy: {tls: {mode: SIMPLE, credentialName: a}}}", ["spec.trafficPolicy.tls.credentialName"]),
+        (
+            DR,
+            "{host: a, workloadSelector: {}, trafficPolicy: {tls: {mode: SIMPLE, credentialName: a}}}",
+            ["spec.trafficPolicy.tls.credentialName"],
+        ),
         (DR, "{host: a, workloadSelector: {matchLabels: {a: b}}}", []),
     ],
 )
