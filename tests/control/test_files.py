@@ -90,7 +90,9 @@ def test_a_file_that_never_rests_is_read_in_the_end(directory: Directory) -> Non
     assert directory.found.complete
 
 
-@pytest.mark.parametrize("half", ["", "{apiVersion: v1, kind: Namesp", namespace("one"), "--- [\n"], ids=["empty", "half", "fewer", "broken"])
+@pytest.mark.parametrize(
+    "half", ["", "{apiVersion: v1, kind: Namesp", namespace("one"), "--- [\n"], ids=["empty", "half", "fewer", "broken"]
+)
 def test_of_a_file_that_never_rests_nothing_is_gone(directory: Directory, half: str) -> None:
     """Whoever writes it in place may be in the middle of that whenever it is read."""
     directory.write("a.yaml", namespace("one") + "---\n" + namespace("two"))
