@@ -5,6 +5,9 @@
 
 Whoever is refused is told nothing that it could learn from; the log says why.
 
+The method takes one message, and is served as one that takes a stream of them, which is the same on the wire: so the message is read when
+its caller is known. gRPC would read it first, as large as any message may be, from everybody who can connect.
+
 Signing runs on the event loop: with an ECDSA key it is a fifth of a millisecond, of which a thread could take over half at a quarter's
 cost. With a large RSA key, which only a mounted CA has, it takes milliseconds, and has threads of its own.
 """
@@ -13,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,6 +42,8 @@ IMPERSONATED = "ImpersonatedIdentity"
 TOKEN = "culvert-trust"  # noqa: S105 - trailing metadata: what the certificate is from, see mesh/pb/trust.proto
 OPAQUE = "request authenticate failure"  # what a caller is told; the log knows why
 MAX_PENDING = 1000  # requests that wait for a slow key
+MAX_READING = 8  # requests of one caller that are under way to us; a small one is there when its caller is known
+READ = 10.0  # seconds for one of them
 MAX_SHOWN = 200  # characters of what a caller says, in a log line
 
 # Whether a pod with this identity runs on the node.
@@ -65,12 +71,13 @@ class CertificateService:
         self._rates = rates or Rates()
         self._threads = ThreadPoolExecutor(thread_name_prefix="signing")
         self._pending = 0
+        self._reading: Counter[str] = Counter()
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        method = grpc.unary_unary_rpc_method_handler(
+        method = grpc.stream_unary_rpc_method_handler(
             self.create,
             request_deserializer=ca_pb2.IstioCertificateRequest.FromString,
             response_serializer=ca_pb2.IstioCertificateResponse.SerializeToString,
@@ -78,12 +85,12 @@ class CertificateService:
         return grpc.method_handlers_generic_handler(SERVICE, {"CreateCertificate": method})
 
     async def create(
-        self, request: ca_pb2.IstioCertificateRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, requests: AsyncIterator[ca_pb2.IstioCertificateRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> ca_pb2.IstioCertificateResponse:
         self._metrics.csr.inc()
         told = {"peer": context.peer()}  # for the log: more is known as it goes
         try:
-            chain, token = await self._issue(request, context.invocation_metadata(), told)  # type: ignore[arg-type]
+            chain, token = await self._issue(requests, context.invocation_metadata(), told)  # type: ignore[arg-type]
         except Denied as denied:
             self._metrics.refused(denied.kind)
             log.warning("certificate refused", kind=denied.kind, error=str(denied), **told)
@@ -91,17 +98,21 @@ class CertificateService:
         context.set_trailing_metadata(((TOKEN, token),))
         return ca_pb2.IstioCertificateResponse(cert_chain=chain)
 
-    async def _issue(self, request: ca_pb2.IstioCertificateRequest, metadata: Metadata, told: dict[str, str]) -> tuple[Sequence[str], str]:
+    async def _issue(
+        self, requests: AsyncIterator[ca_pb2.IstioCertificateRequest], metadata: Metadata, told: dict[str, str]
+    ) -> tuple[Sequence[str], str]:
         """A chain, and the token that it is from. Raises Denied."""
         keeper = self._keeper
         caller = await self._authenticator.authenticate(metadata)
         if caller is None:
             raise Denied("authentication_failure", "no credential that proves anybody")
-        wanted = request.metadata.fields[IMPERSONATED].string_value if IMPERSONATED in request.metadata.fields else ""
-        told |= {"caller": str(caller), "identity": wanted[:MAX_SHOWN]}
+        told |= {"caller": str(caller)}
         holder = holder_of(caller)
         if not self._rates.take(holder, time.monotonic()):
             raise Denied("rate", "it asks for too many certificates", "too many requests", grpc.StatusCode.RESOURCE_EXHAUSTED)
+        request = await self._read(requests, holder)
+        wanted = request.metadata.fields[IMPERSONATED].string_value if IMPERSONATED in request.metadata.fields else ""
+        told |= {"identity": wanted[:MAX_SHOWN]}
         identity = self._permitted(caller, wanted)
         authority = keeper.authority
         try:
@@ -114,6 +125,24 @@ class CertificateService:
         keeper.holders.issued(holder, issued.not_after, keeper.clock())
         log.info("certificate issued", caller=str(caller), identity=identity, serial=f"{issued.serial:x}", not_after=int(issued.not_after))
         return issued.chain, authority.token
+
+    async def _read(self, requests: AsyncIterator[ca_pb2.IstioCertificateRequest], holder: str) -> ca_pb2.IstioCertificateRequest:
+        """The one message. Raises Denied where it does not come, or too many come at once."""
+        if self._reading[holder] >= MAX_READING:
+            raise Denied("busy", f"{MAX_READING} requests are under way", "too many requests", grpc.StatusCode.RESOURCE_EXHAUSTED)
+        self._reading[holder] += 1
+        try:
+            async with asyncio.timeout(READ):
+                request = await anext(requests, None)
+        except TimeoutError as error:
+            raise Denied("csr_error", f"no request in {READ:g} s", "no request", grpc.StatusCode.DEADLINE_EXCEEDED) from error
+        finally:
+            self._reading[holder] -= 1
+            if not self._reading[holder]:
+                del self._reading[holder]
+        if request is None:
+            raise Denied("csr_error", "no request", "no request", grpc.StatusCode.INVALID_ARGUMENT)
+        return request
 
     async def _sign(self, authority: Authority, request: ca_pb2.IstioCertificateRequest, identity: Identity) -> Issued:
         """Raises PeerError, CannotSign, Denied."""

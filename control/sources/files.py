@@ -1,9 +1,10 @@
 """Directories of manifests, watched. Files ending in .yaml, .yml or .json, not those whose names begin with a dot.
 
 A file is read when it has settled: nobody has written to it for SETTLE seconds, or it has not been quiet for IMPATIENCE. Until then its
-earlier content counts, and so it does while a file is away for no longer than SETTLE, as when an editor replaces it. A whole directory
-that is gone, or cannot be listed, changes nothing: an unmounted volume is not an order to forget every policy. Nor does one
-that is empty and not the directory in which the manifests were, as the mount point of a volume: only files taken out of it are gone.
+earlier content counts, and so it does while a file is away for no longer than SETTLE, as when an editor replaces it. Of a file that is
+never quiet no object is gone, since it may have been read in the middle of a write. A whole directory that is gone, or cannot be
+listed, changes nothing: an unmounted volume is not an order to forget every policy. Nor does one that is empty and not the directory
+in which the manifests were, as the mount point of a volume: only files taken out of it are gone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ IMPATIENCE = 2.0
 LOOK = 0.05
 SLOW_LOOK, WATCHLESS_LOOK = 2.0, 0.25
 
+NO_FILE = "no regular file", "a regular file"
+
 log = Log("files")
 
 Stamp = tuple[int, int, int, int]
@@ -37,12 +40,15 @@ Stamp = tuple[int, int, int, int]
 
 @dataclass(slots=True)
 class Known:
-    """A file as it was last read. `gone`: since when it is not there; `restless`: since when it differs and does not settle."""
+    """A file as it was last read. `gone`: since when it is not there; `restless`: since when it differs and does not settle; `told`: that
+    it is not read for that was said.
+    """
 
     stamp: Stamp | None = None
     parsed: Parsed = field(default_factory=Parsed)
     gone: float | None = None
     restless: float | None = None
+    told: bool = False
 
 
 class Directories:
@@ -120,23 +126,28 @@ class Directories:
             return None
         if not stat.S_ISREG(status.st_mode):
             # Opening a pipe would wait for its writer.
-            return self._take(path, known, None, _refused(path, "no regular file", "a regular file"))
+            return self._take(path, known, None, _refused(path, *NO_FILE))
         stamp = _stamp(status)
         if stamp == known.stamp:
             known.restless = None
             return False
         if known.restless is None:
             known.restless = now
-        if abs(wall - status.st_mtime) < SETTLE and now - known.restless < IMPATIENCE:
-            if known.stamp is not None:
-                self._files[path] = known
-            else:
-                self._files.setdefault(path, known)
+        fresh = abs(wall - status.st_mtime) < SETTLE
+        patient = now - known.restless < IMPATIENCE
+        self._files.setdefault(path, known)
+        if fresh and patient:
             return True
         parsed, read_stamp = _read(path)
-        if read_stamp is not None and read_stamp != stamp and now - known.restless < IMPATIENCE:
-            return True  # it was written to while we read
-        known.restless = None
+        torn = read_stamp is not None and read_stamp != stamp  # it was written to while we read
+        if torn and patient:
+            return True
+        if (fresh or torn) and _loses(known.parsed, parsed):
+            if not known.told:
+                known.told = True
+                log.warning("a file is written to all the time and read halfway: what it held stays in force until it is quiet", file=path)
+            return True
+        known.restless, known.told = None, False
         return self._take(path, known, read_stamp, parsed)
 
     def _take(self, path: str, known: Known, stamp: Stamp | None, parsed: Parsed) -> bool:
@@ -214,12 +225,17 @@ def _stamp(status: os.stat_result) -> Stamp:
 def _read(path: str) -> tuple[Parsed, Stamp | None]:
     """The file's objects, with its stamp if that was the same before and after reading, else another one."""
     try:
-        with open(path, "rb") as file:
+        # Not to wait for a pipe's writer, should one have taken the file's place since it was looked at.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             before = os.fstat(file.fileno())
-            data = file.read(MAX_BYTES + 1)
+            if not stat.S_ISREG(before.st_mode):
+                return _refused(path, *NO_FILE), None
+            data: bytes | None = file.read(MAX_BYTES + 1)
             after = os.fstat(file.fileno())
     except OSError as error:
         return _unreadable(path, error), None
+    if data is None:  # some of the kernel's own files
+        return _refused(path, "a file that would be waited for", "a file that can be read"), None
     if len(data) > MAX_BYTES:
         return _refused(path, f"more than {MAX_BYTES} bytes", f"at most {MAX_BYTES} bytes"), _stamp(after)
     stamp = _stamp(after) if _stamp(before) == _stamp(after) else (0, 0, 0, 0)
@@ -227,7 +243,22 @@ def _read(path: str) -> tuple[Parsed, Stamp | None]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return _refused(path, f"byte {error.start} is no UTF-8", "UTF-8 text"), stamp
-    return parse_file(text, path), stamp
+    return _parse(text, path), stamp
+
+
+def _parse(text: str, path: str) -> Parsed:
+    try:
+        return parse_file(text, path)
+    except Exception as error:
+        # Whoever may write one file could otherwise end the control plane for all.
+        log.exception("a bug: the parser failed on a file, which is refused", file=path)
+        return _refused(path, f"what our parser fails on ({type(error).__name__}, a bug of ours)", "nothing like it for now")
+
+
+def _loses(before: Parsed, now: Parsed) -> bool:
+    """Whether less is known now of what was known before."""
+    keys = {entry.key for entry in now.objects} | {entry.key for entry in now.refused}
+    return (None in keys and bool(before.objects)) or not keys.issuperset(entry.key for entry in before.objects)
 
 
 def _unreadable(path: str, error: OSError) -> Parsed:

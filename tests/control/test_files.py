@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from control.sources import SourceState
+from control.sources import SourceState, files
 from control.sources.files import IMPATIENCE, SETTLE, Directories, FilesSource
 from mesh.model.manifest import Parsed, Refused
 
@@ -88,6 +88,75 @@ def test_a_file_that_never_rests_is_read_in_the_end(directory: Directory) -> Non
     assert directory.scan(IMPATIENCE + 0.1) == (True, False)
     assert directory.names == ["busy"]
     assert directory.found.complete
+
+
+@pytest.mark.parametrize(
+    "half", ["", "{apiVersion: v1, kind: Namesp", namespace("one"), "--- [\n"], ids=["empty", "half", "fewer", "broken"]
+)
+def test_of_a_file_that_never_rests_nothing_is_gone(directory: Directory, half: str) -> None:
+    """Whoever writes it in place may be in the middle of that whenever it is read."""
+    directory.write("a.yaml", namespace("one") + "---\n" + namespace("two"))
+    directory.scan()
+    directory.write("a.yaml", half, NOW)
+    for _ in range(3):
+        assert directory.scan(IMPATIENCE + 0.1) == (False, True)
+    assert directory.names == ["one", "two"]
+    directory.write("a.yaml", namespace("one") + "---\n" + namespace("two") + "---\n" + namespace("three"), NOW + 0.01)
+    assert directory.scan(IMPATIENCE + 0.1) == (True, False)
+    assert directory.names == ["one", "two", "three"]
+    directory.write("a.yaml", half, OLD + 1)
+    assert directory.scan() == (True, False)
+    assert directory.names == (["one"] if half == namespace("one") else [])
+
+
+def test_a_new_file_that_changes_while_it_is_read_is_read_in_the_end(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where others are renamed over it all the time, whose times are old."""
+    count = 0
+
+    def read(path: str) -> tuple[Parsed, files.Stamp | None]:
+        nonlocal count
+        count += 1
+        directory.write(".next", namespace(f"n{count}"), OLD + count)
+        (directory.path / ".next").rename(path)
+        return read_file(path)
+
+    read_file = files._read
+    monkeypatch.setattr(files, "_read", read)
+    directory.write("a.yaml", namespace("n0"))
+    assert directory.scan() == (False, True)
+    assert directory.scan(IMPATIENCE / 2) == (False, True)
+    assert not directory.found.complete
+    assert directory.scan(IMPATIENCE) == (True, False)
+    assert directory.names == ["n3"]
+    assert directory.found.complete
+
+
+def test_a_pipe_that_takes_a_files_place_is_not_waited_for(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: str) -> tuple[Parsed, files.Stamp | None]:
+        os.unlink(path)
+        os.mkfifo(path)
+        return read_file(path)
+
+    read_file = files._read
+    monkeypatch.setattr(files, "_read", read)
+    directory.write("a.yaml", namespace("one"))
+    directory.scan()
+    assert [entry.policy for entry in directory.refused] == [True]
+
+
+def test_a_bug_of_the_parser_refuses_one_file(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(text: str, path: str) -> Parsed:
+        if "bad" in text:
+            raise RuntimeError
+        return parse_file(text, path)
+
+    parse_file = files.parse_file
+    monkeypatch.setattr(files, "parse_file", parse)
+    directory.write("a.yaml", namespace("good"))
+    directory.write("b.yaml", namespace("bad"))
+    directory.scan()
+    assert directory.names == ["good"]
+    assert [(entry.policy, "a bug of ours" in entry.refusals[0].value) for entry in directory.refused] == [(True, True)]
 
 
 def test_a_file_that_is_away_for_a_moment_still_counts(directory: Directory) -> None:

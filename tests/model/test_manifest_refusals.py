@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mesh.model.errors import ConfigError
-from mesh.model.manifest import load_directory, parse
+from mesh.model.manifest import load_directory, parse, parse_object
 
 NS = "{apiVersion: v1, kind: Namespace, metadata: %s}"
 POD = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: %s}"
@@ -239,6 +239,10 @@ YAML_CASES = {
     "a bomb": "a: &a [x,x,x,x,x,x,x,x,x]\n"
     + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(7)),
     "a control character": "a: \x01\n",
+    "a number without end": f"a: {'9' * 5000}\n",
+    "one in another base": f"a: 0x{'f' * 5000}\n",
+    "brackets without end": f"a: {'[' * 100_000}\n",
+    "deeper than anybody writes": f"a: {'[' * 900}{']' * 900}\n",
     "a merge of no mapping": "a: {<<: 7}\n",
 }
 
@@ -252,6 +256,17 @@ def test_what_is_no_clean_yaml_is_refused_with_its_line_and_alone(text: str) -> 
     assert refused.key is None
     assert refused.refusals[0].where.startswith("f.yaml:")
     assert 3 <= int(refused.refusals[0].where.split(":")[1]) <= 3 + text.count("\n")
+
+
+def test_a_whole_number_beyond_every_float_is_refused() -> None:
+    """JSON has no bound, and Python's decoder takes thousands of digits."""
+    fault = {"delay": {"percentage": {"value": int("9" * 400)}, "fixedDelay": "1s"}}
+    spec = {"hosts": ["a.example.com"], "http": [{"fault": fault, "route": [{"destination": {"host": "a.example.com"}}]}]}
+    value = {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "a", "namespace": "b"}, "spec": spec}
+    parsed = parse_object(value, "f")
+    ((refusal,),) = (entry.refusals for entry in parsed.refused)
+    assert refusal.field == "spec.http[0].fault.delay.percentage.value"
+    assert refusal.accepted == "a number from 0 to 100"
 
 
 def test_two_objects_of_one_name_refuse_each_other_wherever_they_are() -> None:

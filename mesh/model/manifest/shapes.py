@@ -121,8 +121,8 @@ class Number(Leaf):
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
-            or not isfinite(value)
             or not self.lowest <= value <= self.highest
+            or not isfinite(value)  # asked last: it cannot be of a whole number beyond every float
         ):
             raise UnfitError
         return float(value)

@@ -19,6 +19,8 @@ from mesh.model.errors import ConfigError, Flaw, Refusal
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
 MAX_BYTES = 16 << 20
+MAX_DIGITS = 64
+"""Of a number. Python refuses to show one of some thousands, and nothing here counts that far."""
 ACCEPTED = "YAML documents, each one Kubernetes object"
 
 Scalar = str | int | float | bool | None
@@ -168,6 +170,8 @@ class _Reader:
             case "bool":
                 return text.lower() in ("yes", "true", "on")
             case "int":
+                if len(text) > MAX_DIGITS:
+                    raise self._refuse(line, f"a number of {len(text)} characters", f"numbers of up to {MAX_DIGITS}")
                 return _integer(text)
             case "float":
                 return float(text.replace(".inf", "inf").replace(".nan", "nan"))
