@@ -20,7 +20,7 @@ import msgspec
 from control.keep import Book
 from control.kube.client import Api
 from control.kube.errors import KubeError
-from control.kube.retry import Backoff
+from control.pacing import Backoff
 from mesh.io.log import Log
 from mesh.model.manifest import Pod
 

@@ -24,8 +24,8 @@ from lightkube.types import PatchType
 from control.kube.client import Api
 from control.kube.conditions import CONTROLLER
 from control.kube.errors import Busy, Conflict, Forbidden, Invalid, KubeError, Missing
-from control.kube.retry import Backoff, Bucket
 from control.kube.status import Leadership
+from control.pacing import Backoff, Bucket
 from mesh.io.log import Log
 
 log = Log("events")

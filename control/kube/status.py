@@ -26,7 +26,7 @@ import msgspec
 from control.kube.client import FIELD_MANAGER, MERGE_PATCH, Api
 from control.kube.conditions import Wanted, changes
 from control.kube.errors import Busy, Conflict, Forbidden, Invalid, KubeError, Missing
-from control.kube.retry import Backoff, Bucket
+from control.pacing import Backoff, Bucket
 from mesh.io.log import Log
 from mesh.model.manifest import Key
 

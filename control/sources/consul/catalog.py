@@ -27,8 +27,8 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from control.pacing import Bucket
 from control.sources.consul.cursor import News
-from control.sources.consul.pace import Bucket
 from control.sources.consul.tuning import Tuning
 from control.sources.consul.wire import Check, Instance
 

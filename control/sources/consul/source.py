@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+from control.pacing import Backoff
 from control.sources import Sink, SourceState
 from control.sources.consul.catalog import Catalog, Task, Told
 from control.sources.consul.client import Answer, Client
@@ -24,7 +25,6 @@ from control.sources.consul.errors import NEEDED, ConsulError, Denied, Garbled
 from control.sources.consul.health import Health, sentence, stale_since
 from control.sources.consul.keeping import INDEXES, Book, restore
 from control.sources.consul.meter import Meter, NoMeter
-from control.sources.consul.pace import Backoff
 from control.sources.consul.settings import ConsulSettings
 from control.sources.consul.translate import Parse, Rules, origin_of, translate, unreadable
 from control.sources.consul.tuning import Tuning

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from control.pacing import Backoff, Bucket
 from control.sources.consul.client import Answer, Client
 from control.sources.consul.cursor import Cursor, News
 from control.sources.consul.errors import ConsulError, NoLeader
 from control.sources.consul.health import Health
 from control.sources.consul.meter import Meter
-from control.sources.consul.pace import Backoff, Bucket
 from control.sources.consul.tuning import Tuning
 from mesh.io.log import Log
 

@@ -27,7 +27,7 @@ import msgspec
 
 from control.kube.client import Api
 from control.kube.errors import Behind, Busy, Expired, Garbled, KubeError, Missing, TooLong, failure, read_status
-from control.kube.retry import Backoff
+from control.pacing import Backoff
 from control.sources.kubernetes import wire
 from control.sources.kubernetes.health import Health
 from control.sources.kubernetes.kinds import Kind

@@ -18,7 +18,7 @@ from control.keep import Book
 from control.kept import Kept
 from control.kube.client import Api
 from control.kube.errors import Garbled, KubeError
-from control.kube.retry import Backoff
+from control.pacing import Backoff
 from control.sources import Sink, SourceState
 from control.sources.kubernetes.discovery import Discovery
 from control.sources.kubernetes.health import Health, sentence, stale_since

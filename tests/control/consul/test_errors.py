@@ -24,7 +24,6 @@ from control.sources.consul.errors import (
     translated,
 )
 from control.sources.consul.http import TooLongError
-from control.sources.consul.pace import Backoff, Bucket
 
 
 @pytest.mark.parametrize(
@@ -91,32 +90,3 @@ def test_foreign_exceptions_become_ours(error: Exception, kind: type[ConsulError
 def test_bugs_stay_bugs() -> None:
     with pytest.raises(AttributeError), translated("x"):
         raise AttributeError
-
-
-def test_waits_grow_to_a_limit_and_begin_anew() -> None:
-    backoff = Backoff(0.5, 4.0, lambda: 1.0)
-    assert [backoff.wait() for _ in range(5)] == [0.5, 1.0, 2.0, 4.0, 4.0]
-    backoff.succeeded()
-    assert backoff.wait(after=10.0) == 10.5
-    assert Backoff(0.5, 4.0, lambda: 0.0).wait() == 0.0
-
-
-def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
-    bucket = Bucket(2.0, 3)
-    assert [bucket.take(10.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
-    assert bucket.take(10.4) == pytest.approx(0.1)
-    assert bucket.take(10.5) == 0.0
-
-
-@settings(deadline=None)
-@given(st.floats(0.01, 100), st.floats(0, 1e7), st.integers(1, 5))
-def test_who_comes_back_when_a_bucket_said_finds_a_token(rate: float, now: float, burst: int) -> None:
-    bucket = Bucket(rate, burst)
-    while not (wait := bucket.take(now)):
-        pass
-    assert bucket.take(now + wait) == 0.0
-
-
-def test_a_bucket_holds_no_more_than_its_burst() -> None:
-    bucket = Bucket(2.0, 3)
-    assert [bucket.take(1000.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]

@@ -13,8 +13,8 @@ import pytest
 
 from control.kube.conditions import Condition, Wanted
 from control.kube.events import Announcer, Subject
-from control.kube.retry import Bucket
 from control.kube.status import StatusWriter
+from control.pacing import Bucket
 from control.sources.kubernetes import Kind, Live
 from mesh.model.manifest import Key
 from tests.control.kube.fake import Broken, FakeCluster, Object, Status
