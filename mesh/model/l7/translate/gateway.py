@@ -7,9 +7,10 @@ without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any
 
 from mesh.model.l7.notes import Problem
 from mesh.model.l7.routes import (
@@ -26,9 +27,11 @@ from mesh.model.l7.routes import (
     Redirect,
     Respond,
     RewriteKind,
+    Route,
+    RouteMatch,
 )
 from mesh.model.l7.texts import PRESENT, TextMatch, exact, quoted, regex, unsafe
-from mesh.model.l7.translate.attached import backend_host
+from mesh.model.l7.translate.attached import Audience, R, backend_host
 from mesh.model.l7.translate.headers import Author, modified
 from mesh.model.l7.translate.targets import Chosen, Finder
 from mesh.model.l7.translate.virtual_service import DEFAULT_PORTS, redirect_port
@@ -43,6 +46,19 @@ from mesh.model.manifest.gatewayapi.http import HTTPBackendRef
 AnyFilter = HTTPFilter | GRPCFilter
 BROKEN = Respond(500)
 SIMPLE_METHODS = ("GET", "HEAD", "POST")
+
+
+def in_order(groups: Sequence[Audience[R]], ranked: Callable[[R], Iterable[tuple[Any, Route]]]) -> tuple[Route, ...]:
+    """`groups` as `attached.audiences` has them; `ranked` tells a route's rules with what they are sorted by. Clients of a consumer whose
+    requests match nothing get 404, and never go by what the producer says.
+    """
+    found: list[Route] = []
+    for group in groups:
+        rules = sorted((entry for route in group.routes for entry in ranked(route)), key=lambda entry: entry[0])
+        found += [replace(route, match=replace(route.match, source_namespace=group.namespace)) for _, route in rules]
+        if group.namespace:
+            found.append(Route(RouteMatch(source_namespace=group.namespace), Respond(404)))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

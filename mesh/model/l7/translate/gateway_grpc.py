@@ -14,7 +14,7 @@ from mesh.model.l7.profile import Kind
 from mesh.model.l7.routes import PathKind, PathMatch, Respond, Route, RouteMatch
 from mesh.model.l7.texts import quoted
 from mesh.model.l7.translate.attached import Audience, age
-from mesh.model.l7.translate.gateway import Backends, Filters, host_matches
+from mesh.model.l7.translate.gateway import Backends, Filters, host_matches, in_order
 from mesh.model.l7.translate.gateway_http import header_match
 from mesh.model.l7.translate.targets import Finder
 from mesh.model.l7.translate.virtual_service import DEFAULT_RETRY
@@ -26,15 +26,8 @@ UNAVAILABLE = 503
 
 
 def grpc_routes(groups: Sequence[Audience[GRPCRoute]], finder: Finder) -> Translated[tuple[Route, ...]]:
-    """As `gateway_http.http_routes`."""
-    found: list[Route] = []
-    for group in groups:
-        ranked = [entry for route in group.routes for entry in _ranked(route, finder)]
-        ranked.sort(key=lambda entry: entry[0])
-        found += [replace(route, match=replace(route.match, source_namespace=group.namespace)) for _, route in ranked]
-        if group.namespace:
-            found.append(Route(RouteMatch(source_namespace=group.namespace), Respond(404)))
-    return finder.notes.done(tuple(found))
+    """`groups` as `attached.audiences` has them, not empty."""
+    return finder.notes.done(in_order(groups, lambda route: _ranked(route, finder)))
 
 
 def _ranked(route: GRPCRoute, finder: Finder) -> Iterator[tuple[Any, Route]]:

@@ -26,7 +26,7 @@ from mesh.model.l7.routes import (
 )
 from mesh.model.l7.texts import TextMatch, exact, regex
 from mesh.model.l7.translate.attached import Audience, age
-from mesh.model.l7.translate.gateway import Backends, Filters, host_matches
+from mesh.model.l7.translate.gateway import Backends, Filters, host_matches, in_order
 from mesh.model.l7.translate.targets import Finder
 from mesh.model.l7.translate.virtual_service import DEFAULT_RETRY, RETRY_ON, STATUS_CODES
 from mesh.model.manifest import HTTPRoute
@@ -39,17 +39,8 @@ RANKS = {PathKind.EXACT: 0, PathKind.SEGMENTS: 1, PathKind.PREFIX: 1, PathKind.R
 
 
 def http_routes(groups: Sequence[Audience[HTTPRoute]], finder: Finder) -> Translated[tuple[Route, ...]]:
-    """`groups` as `attached.audiences` has them, not empty. Clients of a consumer whose requests match nothing get 404, and never go by
-    what the producer says.
-    """
-    found: list[Route] = []
-    for group in groups:
-        ranked = [entry for route in group.routes for entry in _ranked(route, finder)]
-        ranked.sort(key=lambda entry: entry[0])
-        found += [replace(route, match=replace(route.match, source_namespace=group.namespace)) for _, route in ranked]
-        if group.namespace:
-            found.append(Route(RouteMatch(source_namespace=group.namespace), Respond(404)))
-    return finder.notes.done(tuple(found))
+    """`groups` as `attached.audiences` has them, not empty."""
+    return finder.notes.done(in_order(groups, lambda route: _ranked(route, finder)))
 
 
 def _ranked(route: HTTPRoute, finder: Finder) -> Iterator[tuple[Any, Route]]:
