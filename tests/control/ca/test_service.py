@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 from prometheus_client import CollectorRegistry
 
+from control.app import GRPC_OPTIONS
 from control.auth import Caller, Metadata
 from control.auth.tokens import bearer
 from control.ca.follow import FollowService
@@ -91,7 +92,7 @@ async def desk(
     keeper = a_keeper(directory / "ca", clock=clock, holders=holders)
     await keeper.start()
     registry = CollectorRegistry()
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=GRPC_OPTIONS)
     metrics = CaMetrics(registry)
     services = (CertificateService(keeper, Known(), runs_on, metrics, rates), FollowService(keeper, Known()))
     server.add_generic_rpc_handlers(tuple(service.handler() for service in services))
