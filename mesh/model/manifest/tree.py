@@ -123,7 +123,8 @@ def _count(text: str) -> None:
     for event in yaml.parse(text, _Loader):
         left -= isinstance(event, yaml.NodeEvent)
         if left < 0:
-            raise yaml.MarkedYAMLError(problem=f"more than {MAX_VALUES} values", problem_mark=event.start_mark)
+            problem = f"more than {MAX_VALUES} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]  # as good a mark
 
 
 class _Loader(yaml.CSafeLoader):
