@@ -198,6 +198,30 @@ def test_a_request_of_another_node_sent_again_gains_nothing(tmp_path: Path) -> N
     run(tmp_path, check)
 
 
+def test_a_request_sent_again_by_its_own_node_is_a_new_certificate_of_what_is_in_force(tmp_path: Path) -> None:
+    """Also after a new intermediate, and after a new root: nothing of the first answer is remembered."""
+
+    async def check(at: Desk) -> None:
+        seen = request(name=str(CART))
+        chains = []
+        steps = (at.keeper.renew_leaves, at.keeper.renew_intermediate, at.keeper.introduce)
+        for step in (None, *steps):
+            if step is not None:
+                await step()
+            chain, trust = await at.ask("node-1", CART, seen)
+            assert names(chain) == [str(CART)]
+            assert verify(tmp_path, chain) == ""
+            assert trust == at.keeper.authority.token
+            chains.append(x509.load_pem_x509_certificate(chain[0].encode()))
+        assert len({leaf.serial_number for leaf in chains}) == len(chains)
+        assert len({leaf.public_key().public_numbers() for leaf in chains}) == 1  # type: ignore[union-attr]
+        assert len({leaf.issuer for leaf in chains}) > 1
+        with pytest.raises(grpc.aio.AioRpcError):
+            await at.ask("node-2", CART, seen)
+
+    run(tmp_path, check)
+
+
 def test_one_caller_does_not_take_the_ca_from_the_others(tmp_path: Path) -> None:
     async def check(at: Desk) -> None:
         for _ in range(3):
