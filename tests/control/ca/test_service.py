@@ -58,6 +58,7 @@ class Desk:
     keeper: Keeper
     registry: CollectorRegistry
     channel: grpc.aio.Channel
+    port: int
 
     async def ask(self, token: str, identity: object = "", csr: str = "", seconds: int = 0) -> tuple[list[str], str]:
         """The chain, and the token that it is from."""
@@ -100,7 +101,7 @@ async def desk(
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Desk(keeper, registry, channel)
+            yield Desk(keeper, registry, channel, port)
     finally:
         await server.stop(0)
 
