@@ -5,12 +5,16 @@
 What the parser refuses is refused here, in its words; what it takes but cannot honour is a warning. Kinds that are none of ours are let
 through, since nobody here would read them. What cannot be read at all is refused: a policy must not get in because its review was odd.
 Deletions are not asked about. A status alone (the subresource) is let through: it is written by programs, and never read as an object.
+
+Whoever can connect may ask. So what is large is judged on a thread, one at a time: the largest that is read costs seconds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +29,10 @@ LIMITS = HttpLimits(body_bytes=8 << 20, read_timeout=10.0, connections=128)
 LONGEST_WARNING = 256  # characters; the API server cuts longer ones, and drops all where they are 4096 together
 MOST_WARNINGS = 12
 INVALID = 422
+LARGE = 16 << 10
+"""Bytes from which on a review is judged on a thread."""
+OTHER = "other"
+"""Stands in metrics for kinds that are none of ours: anybody may make up any number of them."""
 
 log = Log("admission")
 
@@ -74,25 +82,41 @@ def _short(sentence: str) -> str:
 
 
 def routes(counts: Counts) -> Routes:
-    def validate(request: Request) -> Response:
-        try:
-            review = json.loads(request.body)
-            asked = review["request"]
-            uid = asked["uid"]
-            if review.get("apiVersion") != API_VERSION or not isinstance(uid, str):
-                raise ValueError(review.get("apiVersion"))
-        except (ValueError, KeyError, TypeError, RecursionError):
+    thread = ThreadPoolExecutor(1, "admission")
+
+    def validate(request: Request) -> Response | Awaitable[Response]:
+        if len(request.body) < LARGE:
+            return answered(*_judged(request.body))
+        return judged_beside(request.body)
+
+    async def judged_beside(body: bytes) -> Response:
+        return answered(*await asyncio.get_running_loop().run_in_executor(thread, _judged, body))
+
+    def answered(asked: Mapping[str, Any] | None, answer: Answer) -> Response:
+        if asked is None:
             counts.validated("unreadable", False)
             return text(f"expected an AdmissionReview of {API_VERSION} in JSON\n", 400)
-        answer = judge(asked)
-        kind = str((asked.get("kind") or {}).get("kind") or "")
-        counts.validated(kind, answer.allowed)
+        kind = asked.get("kind") or {}
+        name = str(kind.get("kind") or "")
+        counts.validated(name if served(str(kind.get("group") or ""), name) else OTHER, answer.allowed)
         if not answer.allowed:
             where = f"{asked.get('namespace') or ''}/{asked.get('name') or ''}".strip("/")
-            log.warning("refused at admission", kind=kind, object=where, error=answer.message[:1000])
-        return Response(200, json.dumps(_review(uid, answer)).encode(), JSON)
+            log.warning("refused at admission", kind=name[:100], object=where[:1000], error=answer.message[:1000])
+        return Response(200, json.dumps(_review(asked["uid"], answer)).encode(), JSON)
 
     return {("POST", "/validate"): validate, ("GET", "/ready"): lambda _: text("ready\n")}
+
+
+def _judged(body: bytes) -> tuple[Mapping[str, Any] | None, Answer]:
+    """What a review asks, None where it is no review, and the answer."""
+    try:
+        review = json.loads(body)
+        asked = review["request"]
+        if review.get("apiVersion") != API_VERSION or not isinstance(asked["uid"], str) or not isinstance(asked.get("kind") or {}, dict):
+            return None, Answer(False)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None, Answer(False)
+    return asked, judge(asked)
 
 
 def _review(uid: str, answer: Answer) -> dict[str, Any]:

@@ -40,6 +40,21 @@ if TYPE_CHECKING:
     from control.cluster import Cluster
 
 MAX_REQUEST = 32 << 20  # a client names every resource that it holds
+GRPC_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_REQUEST),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+    # Tunnels ping every 30 s, also without a call.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Of a stream nobody reads yet 64 KiB are taken; with the probe it would be 8 MiB, from everybody who can connect.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.max_concurrent_streams", 256),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+]
 DRAIN = 2.0
 ROOTS, COMMANDS = "root-cert.pem", "command.sock"  # in the CA's directory
 
@@ -108,17 +123,7 @@ class ControlPlane:
         if self.keeper is not None:
             await self.keeper.open()
         await self.ca.start()
-        options = [
-            ("grpc.max_receive_message_length", MAX_REQUEST),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
-            # Tunnels ping every 30 s, also without a call.
-            ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-        ]
-        server = self._grpc = grpc.aio.server(options=options)
+        server = self._grpc = grpc.aio.server(options=GRPC_OPTIONS)
         server.add_generic_rpc_handlers((self.xds.handler(), *self.ca.handlers()))
         if self.config.xds_address:
             credentials = self.ca.serving(self.config.server_names).credentials()

@@ -12,6 +12,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SHORT = {"Cluster": "cds", "ClusterLoadAssignment": "eds", "Listener": "lds", "RouteConfiguration": "rds", "Secret": "sds"}
 REJECTS = {name: word for name, word in SHORT.items() if word != "sds"}
 CONFIG_SIZES = (1, 10_000, 1_000_000, 4_000_000, 10_000_000, 40_000_000)
+CUT_OFF = ("protocol", "unanswered", "too_many")
 TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 3, 5, 10, 20, 30)
 
 
@@ -55,6 +56,9 @@ class Metrics:
         self.triggers = Counter("pilot_push_triggers", "Changes that led to a push, by source", ["type"], registry=self.registry)
         self.debounce = Histogram("pilot_debounce_time", "Seconds from a change to its resolution", buckets=TIMES, registry=self.registry)
         self.refused_clients = Counter("pilot_xds_auth_failures", "xDS streams refused for want of a token", registry=self.registry)
+        self.cut_off = Counter("culvert_xds_cut_off", "xDS streams that we ended, by reason", ["reason"], registry=self.registry)
+        for reason in CUT_OFF:
+            self.cut_off.labels(reason)
         self.refused_objects = Gauge("culvert_refused_objects", "Objects of the sources refused now", ["kind"], registry=self.registry)
         self.unenforceable = Gauge("culvert_unenforceable_policies", "Policies that deny what they cover", registry=self.registry)
         self.services = Gauge("pilot_services", "Services known", registry=self.registry)

@@ -31,6 +31,7 @@ from mesh.io.log import Log
 from mesh.model.manifest import Parsed, Refused
 
 QUIET, PATIENT = 0.01, 0.1
+MOST_SAID = 100  # refusals that are logged at a time; all of them are at /debug/refusals
 
 log = Log("control")
 
@@ -175,8 +176,11 @@ class Pipeline:
         for kind, count in Counter(entry.kind or "unreadable" for entry, _ in refused).items():
             metrics.refused_objects.labels(kind).set(count)
         lines = {line for entry, consequence in refused for line in _lines(entry, consequence)}
-        for line in sorted(lines - self._known_refusals):
+        new = sorted(lines - self._known_refusals)
+        for line in new[:MOST_SAID]:
             log.error(line)
+        if len(new) > MOST_SAID:
+            log.error(f"and {len(new) - MOST_SAID} more refusals")
         self._known_refusals = frozenset(lines)
 
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 import grpc.aio
@@ -42,8 +42,8 @@ IMPERSONATED = "ImpersonatedIdentity"
 TOKEN = "culvert-trust"  # noqa: S105 - trailing metadata: what the certificate is from, see mesh/pb/trust.proto
 OPAQUE = "request authenticate failure"  # what a caller is told; the log knows why
 MAX_PENDING = 1000  # requests that wait for a slow key
-MAX_READING = 8  # requests of one caller that are under way to us; a small one is there when its caller is known
-READ = 10.0  # seconds for one of them
+MAX_READING = 8  # requests of one holder that are read at a time; the others are not, and wait for their turn
+READ = 10.0  # seconds until one of them is there
 MAX_SHOWN = 200  # characters of what a caller says, in a log line
 
 # Whether a pod with this identity runs on the node.
@@ -71,7 +71,7 @@ class CertificateService:
         self._rates = rates or Rates()
         self._threads = ThreadPoolExecutor(thread_name_prefix="signing")
         self._pending = 0
-        self._reading: Counter[str] = Counter()
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by holder, while anybody waits
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -127,19 +127,13 @@ class CertificateService:
         return issued.chain, authority.token
 
     async def _read(self, requests: AsyncIterator[ca_pb2.IstioCertificateRequest], holder: str) -> ca_pb2.IstioCertificateRequest:
-        """The one message. Raises Denied where it does not come, or too many come at once."""
-        if self._reading[holder] >= MAX_READING:
-            raise Denied("busy", f"{MAX_READING} requests are under way", "too many requests", grpc.StatusCode.RESOURCE_EXHAUSTED)
-        self._reading[holder] += 1
+        """The one message. Raises Denied where it does not come in time."""
+        turns = self._turns.setdefault(holder, asyncio.Semaphore(MAX_READING))
         try:
-            async with asyncio.timeout(READ):
+            async with asyncio.timeout(READ), turns:
                 request = await anext(requests, None)
         except TimeoutError as error:
             raise Denied("csr_error", f"no request in {READ:g} s", "no request", grpc.StatusCode.DEADLINE_EXCEEDED) from error
-        finally:
-            self._reading[holder] -= 1
-            if not self._reading[holder]:
-                del self._reading[holder]
         if request is None:
             raise Denied("csr_error", "no request", "no request", grpc.StatusCode.INVALID_ARGUMENT)
         return request

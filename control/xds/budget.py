@@ -1,4 +1,7 @@
-"""A budget of bytes: who wants to send much waits until others have been sent theirs, first come first served."""
+"""A budget of bytes: who wants to send much waits until others have been sent theirs, first come first served.
+
+Who is slow keeps nobody waiting for long: after LENT seconds what it took does not count any more.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 
+LENT = 5.0
+
 
 class Budget:
-    """At most `total` bytes are taken at a time; who wants more than that waits until it has all of it for itself."""
+    """At most `total` bytes are taken in `lent` seconds; who wants more than that waits until it has all of it for itself."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, lent: float = LENT) -> None:
         self.total = total
+        self.lent = lent
         self.taken = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -33,10 +39,20 @@ class Budget:
                 raise
         else:
             self.taken += size
+        given = False
+
+        def give_back() -> None:
+            nonlocal given
+            if not given:
+                given = True
+                self._give_back(size)
+
+        overdue = asyncio.get_running_loop().call_later(self.lent, give_back)
         try:
             yield
         finally:
-            self._give_back(size)
+            overdue.cancel()
+            give_back()
 
     def _give_back(self, size: int) -> None:
         self.taken -= size

@@ -31,6 +31,8 @@ from mesh.model.workload import Locality
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 UNANSWERED = 60.0
 MAX_STREAMS = 1024
+MAX_NAME = 4096  # characters of a resource's name
+MAX_SAID = 1000  # characters of what a client said, in a log line or an answer
 SENDING = 24 << 20  # bytes of responses on their way at a time
 SMALL = 64 << 10  # bytes; a response up to this size waits for nobody
 
@@ -137,7 +139,7 @@ class XdsServer:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is required")
         assert caller is not None
         if len(self.clients) >= MAX_STREAMS:
-            self._metrics.refused_clients.inc()
+            self._metrics.cut_off.labels("too_many").inc()
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_STREAMS} streams")
         loop = asyncio.get_running_loop()
         client = Client(next(self._numbers), caller, context.peer(), loop.time())
@@ -151,9 +153,12 @@ class XdsServer:
             ended = reader if reader.done() else writer
             ended.result()
         except Refusal as refusal:
-            log.warning("a client broke the protocol", caller=str(caller), error=str(refusal))
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(refusal))
+            self._metrics.cut_off.labels("protocol").inc()
+            why = str(refusal)[:MAX_SAID]
+            log.warning("a client broke the protocol", caller=str(caller), error=why)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, why)
         except TimeoutError:
+            self._metrics.cut_off.labels("unanswered").inc()
             log.warning("a client does not answer", caller=str(caller), seconds=UNANSWERED)
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer to a response for {UNANSWERED:.0f} s")
         finally:
@@ -177,15 +182,15 @@ class XdsServer:
             request = _request(message) if delta else _whole_request(message)
             state = client.stream.states.get(request.type_url)
             waited = state is not None and request.nonce and request.nonce in (state.outstanding, *state.passed)
-            client.view.want(request.type_url, request.subscribe)
             client.stream.receive(request, loop.time())
+            client.view.want(request.type_url, request.subscribe)
             if waited and not request.error:
                 client.view.accepted(request.type_url, client.stream.states[request.type_url].acked)
             if waited and request.type_url in client.sent:
                 self._metrics.convergence.observe(loop.time() - client.sent[request.type_url][1])
             if request.error and waited:
                 self._metrics.reject(request.type_url)
-                log.warning("a client rejected resources", client=client.id, type=short(request.type_url), error=request.error[:1000])
+                log.warning("a client rejected resources", client=client.id, type=short(request.type_url), error=request.error[:MAX_SAID])
             client.wake.set()
 
     async def _open(self, client: Client, message: Any, *, delta: bool) -> None:
@@ -303,7 +308,7 @@ def _request(message: Any) -> Request:
     return Request(
         message.type_url,
         message.response_nonce,
-        tuple(message.resource_names_subscribe),
+        _names(message.resource_names_subscribe),
         tuple(message.resource_names_unsubscribe),
         dict(message.initial_resource_versions),
         _error_text(message),
@@ -311,7 +316,15 @@ def _request(message: Any) -> Request:
 
 
 def _whole_request(message: Any) -> Request:
-    return Request(message.type_url, message.response_nonce, tuple(message.resource_names), error=_error_text(message))
+    return Request(message.type_url, message.response_nonce, _names(message.resource_names), error=_error_text(message))
+
+
+def _names(asked: Iterable[str]) -> tuple[str, ...]:
+    """Refusal for one that is longer than any of ours: names are kept, and a message may hold many megabytes of them."""
+    names = tuple(asked)
+    if any(len(name) > MAX_NAME for name in names):
+        raise Refusal(f"a resource's name of more than {MAX_NAME} characters")
+    return names
 
 
 def _metadata(node: Any) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """A small HTTP/1.1 server for what the processes say of themselves: admin, metrics, readiness. Never for users' traffic.
 
-Everything is bounded: connections, header and body size, the time to send a request (2 s, so that a slow or stuck peer costs
-little) and the time a kept-alive connection may idle. `loopback_only` refuses requests whose Host is not this machine, so that
+Everything is bounded: connections, header and body size, what is held of requests and unread responses together, the time to send a
+request (2 s, so that a slow or stuck peer costs little) and the time a kept-alive connection may idle or take to read what it asked for.
+Where all connections are taken, the one that has waited longest for its client makes room: whoever holds them open does not keep out a
+probe of the kubelet. `loopback_only` refuses requests whose Host is not this machine, so that
 a web page cannot reach an admin port by rebinding a DNS name.
 """
 
@@ -64,6 +66,7 @@ class HttpLimits:
     connections: int = 64
     header_bytes: int = 16384
     body_bytes: int = 65536
+    held_bytes: int = 64 << 20  # of all connections together; beyond that, who holds most is cut off
     read_timeout: float = 2.0
     idle_timeout: float = 30.0
     handler_timeout: float = 30.0
@@ -135,7 +138,9 @@ class HttpServer:
 
     async def serve(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(lambda: _Connection(self), sock=sock, ssl=self.tls))
+        patience = self.limits.read_timeout if self.tls is not None else None
+        server = await loop.create_server(lambda: _Connection(self), sock=sock, ssl=self.tls, ssl_handshake_timeout=patience)
+        self._servers.append(server)
 
     async def close(self, grace: float = 1.0) -> None:
         """Stop listening at once, let requests in progress finish for `grace` seconds, then end all."""
@@ -149,6 +154,23 @@ class HttpServer:
             await asyncio.wait([connection.closed for connection in self.connections], timeout=grace)
         for connection in list(self.connections):
             connection.abort()
+
+    def make_room(self) -> bool:
+        """Whether one more connection may be taken, if need be in the place of one that waits for its client."""
+        if len(self.connections) < self.limits.connections:
+            return True
+        idle = [connection for connection in self.connections if not connection.working]
+        if idle:
+            min(idle, key=lambda connection: connection.since).drop()
+        return bool(idle)
+
+    def relieve(self) -> None:
+        """Cut off whoever holds most while all of them hold too much."""
+        held = {connection: connection.held for connection in self.connections}
+        while sum(held.values()) > self.limits.held_bytes:
+            most = max(held, key=lambda connection: held[connection])
+            log.warning("a connection is cut off: too much is held for it", peer=most.peer, bytes=held.pop(most))
+            most.drop()
 
     async def answer(self, request: Request) -> Response:
         """What a request gets. Never raises: a handler's failure is a 500 and a logged traceback."""
@@ -174,7 +196,9 @@ class HttpServer:
 
 
 class _Connection(asyncio.Protocol):
-    """One client. At most one request is in work; bytes that come meanwhile stay in h11, reading paused."""
+    """One client. At most one request is in work, and none while the response to the one before is not read; what comes meanwhile stays
+    in h11, and no more is read then.
+    """
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
@@ -186,17 +210,20 @@ class _Connection(asyncio.Protocol):
         self._body = bytearray()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-        self._peer = ""
+        self._unread = False  # the transport holds much that the client does not take
+        self._paused = False
+        self.peer = ""
+        self.since = self._loop.time()
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
-        if len(self._server.connections) >= self._server.limits.connections:
+        if not self._server.make_room():
             transport.abort()
             return
         self._server.connections.add(self)
         name = transport.get_extra_info("peername")
-        self._peer = str(name[0]) if isinstance(name, tuple) else ""
+        self.peer = str(name[0]) if isinstance(name, tuple) else ""
         self._arm(self._server.limits.read_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -209,7 +236,48 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._h11.receive_data(data)
-        self._advance()
+        if self._busy:
+            self._pause(True)
+        else:
+            self._advance()
+
+    def pause_writing(self) -> None:
+        self._unread = True
+
+    def resume_writing(self) -> None:
+        self._unread = False
+        self._go_on()
+
+    @property
+    def working(self) -> bool:
+        return self._task is not None
+
+    @property
+    def held(self) -> int:
+        """Bytes of a request that is not whole yet, and of a response that is not read yet."""
+        return len(self._body) + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
+    def drop(self) -> None:
+        self._server.connections.discard(self)
+        self.abort()
+
+    @property
+    def _busy(self) -> bool:
+        return self._task is not None or self._unread
+
+    def _pause(self, pause: bool) -> None:
+        if self._transport is None or pause == self._paused or self._transport.is_closing():
+            return
+        self._paused = pause
+        if pause:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def _go_on(self) -> None:
+        if not self._busy:
+            self._pause(False)
+            self._advance()
 
     def eof_received(self) -> bool:
         self._h11.receive_data(b"")
@@ -227,7 +295,7 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _advance(self) -> None:
-        while self._task is None:
+        while not self._busy:
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
@@ -250,10 +318,11 @@ class _Connection(asyncio.Protocol):
                 if len(self._body) > self._server.limits.body_bytes:
                     self._refuse(413)
                     return
+                self._server.relieve()
             elif isinstance(event, h11.EndOfMessage) and self._request is not None:
                 self._disarm()
                 try:
-                    request = _request(self._request, bytes(self._body), self._peer)
+                    request = _request(self._request, bytes(self._body), self.peer)
                 except ValueError:
                     self._refuse(400)
                     return
@@ -262,6 +331,7 @@ class _Connection(asyncio.Protocol):
     async def _work(self, request: Request) -> None:
         response = await self._server.answer(request)
         self._task = None
+        self._body.clear()
         self._respond(response, request.method == "HEAD")
 
     def _respond(self, response: Response, head: bool) -> None:
@@ -278,7 +348,9 @@ class _Connection(asyncio.Protocol):
             return
         self._h11.start_next_cycle()
         self._arm(self._server.limits.idle_timeout)
-        self._advance()
+        self.since = self._loop.time()
+        self._server.relieve()
+        self._go_on()
 
     def _refuse(self, status: int) -> None:
         """Answer what could not be read as a request, and close."""

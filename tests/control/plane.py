@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,9 @@ class Plane:
     def remove(self, name: str) -> None:
         (self.manifests / name).unlink()
 
-    def channel(self) -> grpc.aio.Channel:
+    def channel(self, more: Sequence[tuple[str, int]] = ()) -> grpc.aio.Channel:
         roots = (self.directory / "ca" / "root-cert.pem").read_bytes()
-        options = [("grpc.ssl_target_name_override", NAME), ("grpc.use_local_subchannel_pool", 1)]
+        options = [("grpc.ssl_target_name_override", NAME), ("grpc.use_local_subchannel_pool", 1), *more]
         return grpc.aio.secure_channel(f"127.0.0.1:{self.plane.ports['xds']}", grpc.ssl_channel_credentials(roots), options=options)
 
     async def http(self, path: str) -> tuple[int, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -107,9 +109,12 @@ class Counted:
 
 def answered(body: bytes) -> tuple[Response, Counted]:
     counted = Counted()
-    response = routes(counted)["POST", "/validate"](Request("POST", "/validate", body=body))
-    assert isinstance(response, Response)
-    return response, counted
+
+    async def answer() -> Response:
+        response = routes(counted)["POST", "/validate"](Request("POST", "/validate", body=body))
+        return response if isinstance(response, Response) else await response
+
+    return asyncio.run(answer()), counted
 
 
 def test_a_review_is_answered_in_kind() -> None:
@@ -123,9 +128,47 @@ def test_a_review_is_answered_in_kind() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"{}", b'{"apiVersion": "admission.k8s.io/v1beta1", "request": {"uid": "1"}}', b"[" * 100_000, b'{"request": {}}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"\0" * 100_000,
+        b'{"apiVersion": "admission.k8s.io/v1", "request": []}',
+        b'{"apiVersion": "admission.k8s.io/v1", "request": {"uid": "1", "kind": ["a"]}}',
+        b'{"apiVersion": "admission.k8s.io/v1", "request": {"uid": "1", "object": ' + b"9" * 10_000 + b"}}",
+        b'{"apiVersion": "admission.k8s.io/v1beta1", "request": {"uid": "1"}}',
+        b"[" * 100_000,
+        b'{"request": {}}',
+    ],
 )
 def test_what_is_no_review_is_an_error(body: bytes) -> None:
     response, counted = answered(body)
     assert response.status == 400
     assert counted.seen == [("unreadable", False)]
+
+
+def test_kinds_that_somebody_makes_up_are_counted_as_one() -> None:
+    for kind in ("a", "b" * 10_000):
+        review = {"apiVersion": "admission.k8s.io/v1", "request": {**asked(None), "kind": {"group": "x", "version": "v1", "kind": kind}}}
+        response, counted = answered(json.dumps(review).encode())
+        assert json.loads(response.body)["response"]["allowed"]
+        assert counted.seen == [("other", True)]
+
+
+def test_what_is_large_is_judged_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of work, for anybody who can connect."""
+    where: list[bool] = []
+
+    def noted(request: dict[str, Any]) -> Any:
+        where.append(threading.current_thread() is threading.main_thread())
+        return judge(request)
+
+    monkeypatch.setattr("control.admission.judge", noted)
+    for rules in (1, 5000):
+        large = changed()
+        large["spec"]["rules"] = [{"from": [{"source": {"namespaces": ["x"]}}]}] * rules
+        response, _ = answered(json.dumps({"apiVersion": "admission.k8s.io/v1", "request": asked(large)}).encode())
+        assert response.status == 200
+    assert where == [True, False]

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.keep import Book, Keeper, compose
-from control.kept import ASIDE, Kept, Pending, Row
+from control.kept import ASIDE, Kept, Pending, Row, Snapshot
 
 
 def run(path: Path, *lives: object) -> None:
@@ -333,6 +334,56 @@ def test_a_full_disk_loses_nothing_and_ends_nothing(tmp_path: Path) -> None:
         env={"PYTHONPATH": os.getcwd()},
     )
     assert done.returncode == 0, done.stderr
+
+
+WRITES = """
+    import asyncio, sys
+    from pathlib import Path
+    from control.keep import Keeper
+
+    async def main() -> None:
+        keeper = Keeper(Path(sys.argv[1]))
+        await keeper.open()
+        book = keeper.book("k")
+        kept = await book.load()
+        number = int(kept.rows[0].value.split()[0]) if kept else 0
+        while True:
+            number += 1
+            for row in range(50):
+                book.put(f"o{row}", b"%d %s" % (number, b"x" * 5000))
+            book.confirm(float(number))
+            book.complete()
+            assert await keeper.flush(), keeper.trouble
+            print(number, flush=True)
+
+    asyncio.run(main())
+"""
+
+
+def test_killed_at_any_moment_there_is_what_was_written_last_or_what_was_being_written(tmp_path: Path) -> None:
+    """Whole: every row is of one time, which the file's own confirms. Each life goes on where the one before was killed."""
+    path, script = tmp_path / "keep.db", tmp_path / "writes.py"
+    script.write_text(textwrap.dedent(WRITES))
+    written = 0
+    for life in range(6):
+        with subprocess.Popen(
+            [sys.executable, str(script), str(path)], stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": os.getcwd()}
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(1 + 2 * life):
+                written = int(process.stdout.readline())
+            time.sleep(0.002 * life)  # somewhere within the next
+            process.kill()
+            written = int((process.stdout.read().split() or [written])[-1])
+        file = Snapshot(path)
+        kept = file.read("k")
+        file.close()
+        assert kept is not None
+        assert len(kept.rows) == 50
+        (number,) = {int(row.value.split()[0]) for row in kept.rows}
+        assert number == kept.confirmed
+        assert number in (written, written + 1)
+        assert not Path(f"{path}{ASIDE}").exists()
 
 
 # Changes that wait

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from control.admin import snapshot_view
 from mesh.model.codec.proto import ADDRESS_TYPE, AUTHORIZATION_TYPE, authorization_from, workload_from
 from mesh.pb import authorization_pb2, workload_pb2
 from tests.control.ca.support import verify
@@ -262,6 +263,22 @@ def test_http_says_when_it_is_ready_what_it_counts_and_what_it_serves(tmp_path: 
             assert "pilot_xds 1.0" in metrics
             snapshot = json.loads((await plane.http("/debug/snapshot"))[1])
             assert snapshot["resources"]["Address"]["Kubernetes//Pod/shop/a"]["addresses"] == ["10.0.0.1"]
+
+    run(main)
+
+
+def test_a_view_of_what_is_served_is_of_the_moment_at_which_it_was_asked_for(tmp_path: Path) -> None:
+    """It is made readable beside the loop, which goes on."""
+
+    async def main() -> None:
+        async with running(tmp_path, {"a.yaml": pod("a", "10.0.0.1")}) as plane, plane.channel() as channel:
+            stream = Stream(channel)
+            await stream.start()
+            view = snapshot_view(plane.plane.mesh, plane.plane.pipeline.tunnels)
+            plane.remove("a.yaml")
+            await stream.read()
+            assert list(view()["resources"]["Address"]) == ["Kubernetes//Pod/shop/a"]
+            assert not json.loads((await plane.http("/debug/snapshot"))[1])["resources"]["Address"]
 
     run(main)
 

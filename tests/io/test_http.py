@@ -10,6 +10,8 @@ import pytest
 
 from mesh.io.http import HttpLimits, HttpServer, Request, Response, listen, parse_address, text
 
+GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
 
 async def exchange(server: HttpServer, sent: bytes, timeout: float = 5) -> bytes:
     host, port = server.addresses[0]
@@ -98,17 +100,109 @@ def test_a_slow_header_is_cut_off() -> None:
     serve(check, limits=HttpLimits(read_timeout=0.05))
 
 
-def test_connections_are_bounded() -> None:
+def test_connections_are_bounded_and_who_waits_longest_makes_room() -> None:
     async def check(server: HttpServer) -> None:
         held = [await asyncio.open_connection(*server.addresses[0]) for _ in range(2)]
-        await asyncio.sleep(0)
-        reader, writer = await asyncio.open_connection(*server.addresses[0])
-        assert await ended(reader) == b""
-        assert len(server.connections) == 2
-        for _, each in [*held, (reader, writer)]:
-            each.close()
+        assert (await exchange(server, GET)).endswith(b"hello")
+        assert await ended(held[0][0]) == b""
+        held[1][1].write(GET)
+        assert (await ended(held[1][0])).endswith(b"hello")
+        for _, writer in held:
+            writer.close()
 
     serve(check, limits=HttpLimits(connections=2))
+
+
+def test_where_all_are_at_work_nobody_else_is_taken() -> None:
+    async def check(server: HttpServer) -> None:
+        go_on = asyncio.Event()
+
+        async def wait(request: Request) -> Response:
+            await go_on.wait()
+            return text("at last")
+
+        server.routes = {("GET", "/"): wait}
+        first = asyncio.ensure_future(exchange(server, GET))
+        while not any(connection.working for connection in server.connections):
+            await asyncio.sleep(0)
+        assert await exchange(server, GET) == b""
+        go_on.set()
+        assert (await first).endswith(b"at last")
+
+    serve(check, limits=HttpLimits(connections=1))
+
+
+def test_who_does_not_read_is_answered_no_more_and_not_read_from() -> None:
+    async def check(server: HttpServer) -> None:
+        answered = 0
+
+        def large(request: Request) -> Response:
+            nonlocal answered
+            answered += 1
+            return Response(200, b"x" * (1 << 20))
+
+        server.routes = {("GET", "/"): large}
+        reader, writer = await asyncio.open_connection(*server.addresses[0], limit=1024)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 1_000_000)
+        while not answered:
+            await asyncio.sleep(0)
+        (connection,) = server.connections
+        for _ in range(50):
+            await asyncio.sleep(0.002)
+        assert answered < 10, "as many as the kernel's buffers take"
+        assert connection.held < 2 << 20
+        assert len(connection._h11.trailing_data[0]) < 1 << 20
+        assert writer.transport.get_write_buffer_size() > 0, "the client's own side holds the rest"
+        before = answered
+        received = 0
+        while received < 20 << 20:
+            received += len(await reader.read(1 << 16))
+        assert answered > before + 10, "it goes on where it reads"
+        writer.transport.abort()
+
+    serve(check)
+
+
+def test_while_one_is_in_work_little_more_is_read() -> None:
+    async def check(server: HttpServer) -> None:
+        go_on = asyncio.Event()
+
+        async def wait(request: Request) -> Response:
+            await go_on.wait()
+            return text("at last")
+
+        server.routes = {("GET", "/"): wait, ("GET", "/end"): lambda request: text("the end")}
+        _, writer = await asyncio.open_connection(*server.addresses[0])
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 1_000_000)
+        for _ in range(50):
+            await asyncio.sleep(0.002)
+        (connection,) = server.connections
+        assert len(connection._h11.trailing_data[0]) < 1 << 20
+        writer.transport.abort()
+        go_on.set()
+
+    serve(check)
+
+
+def test_of_all_who_hold_too_much_the_one_that_holds_most_is_cut_off() -> None:
+    head = b"POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 90000\r\n\r\n"
+
+    async def check(server: HttpServer) -> None:
+        held = []
+        for size in (80_000, 60_000):
+            reader, writer = await asyncio.open_connection(*server.addresses[0])
+            writer.write(head + b"x" * size)
+            held.append((reader, writer))
+            while sum(connection.held for connection in server.connections) < sum((80_000, 60_000)[: len(held)]):
+                await asyncio.sleep(0)
+        assert (await exchange(server, head.replace(b"90000", b"30000") + b"y" * 30_000)).endswith(b"y" * 30_000)
+        assert await ended(held[0][0]) == b""
+        held[1][1].write(b"x" * 30_000)
+        assert (await ended(held[1][0])).endswith(b"x" * 90_000)
+        for _, writer in held:
+            writer.close()
+
+    serve(check, limits=HttpLimits(body_bytes=100_000, held_bytes=160_000))
 
 
 @pytest.mark.parametrize(

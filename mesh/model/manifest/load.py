@@ -31,7 +31,7 @@ from mesh.model.manifest.report import Report, shown
 from mesh.model.manifest.security import DRY_RUN_ANNOTATION
 from mesh.model.manifest.shapes import DNS_LABEL, ListOf, UnfitError
 from mesh.model.manifest.targets import TargetRef
-from mesh.model.manifest.tree import Document, Node, documents, read, tree_of
+from mesh.model.manifest.tree import MAX_DOCUMENTS, Document, Node, documents, overlong, read, tree_of
 
 DEFAULT_NAMESPACE = "default"
 MAX_LIST_DEPTH = 4
@@ -119,7 +119,11 @@ def parse_file(text: str, file: str, look: Look | None = None) -> Parsed:
     """The objects of one file, and what it holds that is none. `look` is shown each with the tree that it was read from."""
     objects: list[Object] = []
     refused: list[Refused] = []
-    for document in documents(text):
+    if why := overlong(text):
+        return _refused_file(file, why)
+    for number, document in enumerate(documents(text)):
+        if number >= MAX_DOCUMENTS:
+            return _refused_file(file, f"more than {MAX_DOCUMENTS} documents")
         try:
             root = read(document, file)
         except ConfigError as error:
@@ -318,6 +322,11 @@ def refused_object(entry: Object, refusal: Refusal) -> Refused:
 
 _POLICY_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(POLICY_KINDS))}|{re.escape(POLICY_GROUP)})\b")
 _NAMESPACE_WORDS = re.compile(r"""\bnamespace["']?\s*:\s*["']?([a-z0-9](?:[-a-z0-9]*[a-z0-9])?)["']?(?=[\s,}#]|$)""")
+
+
+def _refused_file(file: str, value: str) -> Parsed:
+    """It may hold any policy."""
+    return Parsed(refused=(Refused((Refusal(file, "", "", value, "several smaller files", Flaw.UNREADABLE),), file, policy=True),))
 
 
 def _refused_text(document: Document, file: str, refusals: tuple[Refusal, ...]) -> Refused:

@@ -19,9 +19,15 @@ from mesh.model.errors import ConfigError, Flaw, Refusal
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
 MAX_BYTES = 16 << 20
+MAX_LINES = 1_000_000
+MAX_DOCUMENTS = 100_000
+BULK = 256 << 10
+"""Characters from which on a text is looked over before anything is made of it: some hundred bytes are made of a single one."""
 MAX_DIGITS = 64
 """Of a number. Python refuses to show one of some thousands, and nothing here counts that far."""
 ACCEPTED = "YAML documents, each one Kubernetes object"
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+"""What `str.splitlines` cuts at."""
 
 Scalar = str | int | float | bool | None
 
@@ -54,6 +60,13 @@ class Document:
 
     text: str
     line: int
+
+
+def overlong(text: str) -> str:
+    """Why a file is too much to be looked into; "" where it is not."""
+    if len(text) > BULK and sum(text.count(end) for end in LINE_ENDS) > MAX_LINES:
+        return f"more than {MAX_LINES} lines"
+    return ""
 
 
 def documents(text: str) -> Iterator[Document]:
@@ -93,13 +106,25 @@ def read(document: Document, file: str) -> Node:
 
 
 def compose(text: str) -> yaml.Node | None:
-    """The library's own tree of one document, with marks; None where it is empty. yaml.YAMLError."""
+    """The library's own tree of one document, with marks; None where it is empty. yaml.YAMLError, also for more than MAX_VALUES."""
+    if len(text) > BULK:
+        _count(text)
     loader = _Loader(text)
     try:
         root: yaml.Node | None = loader.get_single_node()
         return root
     finally:
         loader.dispose()
+
+
+def _count(text: str) -> None:
+    """yaml.YAMLError where there are too many values, before there is a tree of them."""
+    left = MAX_VALUES
+    for event in yaml.parse(text, _Loader):
+        left -= isinstance(event, yaml.NodeEvent)
+        if left < 0:
+            problem = f"more than {MAX_VALUES} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]  # as good a mark
 
 
 class _Loader(yaml.CSafeLoader):

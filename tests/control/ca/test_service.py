@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 from prometheus_client import CollectorRegistry
 
+from control.app import GRPC_OPTIONS
 from control.auth import Caller, Metadata
 from control.auth.tokens import bearer
 from control.ca.follow import FollowService
@@ -57,6 +58,7 @@ class Desk:
     keeper: Keeper
     registry: CollectorRegistry
     channel: grpc.aio.Channel
+    port: int
 
     async def ask(self, token: str, identity: object = "", csr: str = "", seconds: int = 0) -> tuple[list[str], str]:
         """The chain, and the token that it is from."""
@@ -91,7 +93,7 @@ async def desk(
     keeper = a_keeper(directory / "ca", clock=clock, holders=holders)
     await keeper.start()
     registry = CollectorRegistry()
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=GRPC_OPTIONS)
     metrics = CaMetrics(registry)
     services = (CertificateService(keeper, Known(), runs_on, metrics, rates), FollowService(keeper, Known()))
     server.add_generic_rpc_handlers(tuple(service.handler() for service in services))
@@ -99,7 +101,7 @@ async def desk(
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Desk(keeper, registry, channel)
+            yield Desk(keeper, registry, channel, port)
     finally:
         await server.stop(0)
 
@@ -193,6 +195,30 @@ def test_a_request_of_another_node_sent_again_gains_nothing(tmp_path: Path) -> N
             await at.ask("node-2", CART, seen)
         chain, _ = await at.ask("web", "", seen)
         assert names(chain) == [str(WEB)]
+
+    run(tmp_path, check)
+
+
+def test_a_request_sent_again_by_its_own_node_is_a_new_certificate_of_what_is_in_force(tmp_path: Path) -> None:
+    """Also after a new intermediate, and after a new root: nothing of the first answer is remembered."""
+
+    async def check(at: Desk) -> None:
+        seen = request(name=str(CART))
+        chains = []
+        steps = (at.keeper.renew_leaves, at.keeper.renew_intermediate, at.keeper.introduce)
+        for step in (None, *steps):
+            if step is not None:
+                await step()
+            chain, trust = await at.ask("node-1", CART, seen)
+            assert names(chain) == [str(CART)]
+            assert verify(tmp_path, chain) == ""
+            assert trust == at.keeper.authority.token
+            chains.append(x509.load_pem_x509_certificate(chain[0].encode()))
+        assert len({leaf.serial_number for leaf in chains}) == len(chains)
+        assert len({leaf.public_key().public_numbers() for leaf in chains}) == 1  # type: ignore[union-attr]
+        assert len({leaf.issuer for leaf in chains}) > 1
+        with pytest.raises(grpc.aio.AioRpcError):
+            await at.ask("node-2", CART, seen)
 
     run(tmp_path, check)
 
