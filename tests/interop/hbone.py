@@ -55,7 +55,7 @@ def event_loop() -> Iterator[Loop]:
 @dataclass
 class Server:
     """Ends tunnels at an address, before whatever the authority names. `requests` are who came and what they asked for. `credentials` are
-    asked for at each handshake; `make`: a socket where the apps are.
+    asked for at each handshake; `make`: a socket where the apps are. `shown`: the certificate of who came last, DER.
     """
 
     credentials: Callable[[], Credentials]
@@ -64,13 +64,22 @@ class Server:
     refused: list[Reason] = field(default_factory=list)
     tunnels: list[tunnel.Tunnel] = field(default_factory=list)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    shown: bytes | None = None
+
+    async def drain(self) -> None:
+        """Whoever has a tunnel to us makes another for what comes next."""
+        self.tunnels = [one for one in self.tunnels if not one.closed.done()]
+        for one in self.tunnels:
+            one.drain()
 
     async def serve(self, listener: socket.socket) -> None:
         listener.setblocking(False)
         while True:
             sock, _ = await asyncio.get_running_loop().sock_accept(listener)
             try:
-                self.tunnels.append(await tunnel.accept(sock, self.credentials(), self.on_request))
+                made = await tunnel.accept(sock, self.credentials(), self.on_request)
+                self.shown = made.channel.tls.getpeercert(binary_form=True)
+                self.tunnels.append(made)
             except PeerError as error:
                 self.refused.append(error.reason)
 

@@ -9,6 +9,7 @@ Clients and server have their certificates as a node's tunnel has them: by what 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -122,10 +123,22 @@ class Tended:
         with hbone.client(self.loop, own, WAYPOINT_HOST, HBONE, identity("waypoint"), self.make) as made:
             yield made
 
+    def held(self) -> tuple[set[str], set[str]]:
+        """The serial numbers of Envoy's certificates and of its roots, of those that it has by SDS, as it says."""
+        found = json.loads(self.envoy.get("/certs"))["certificates"]
+        own, roots = (
+            {_serial(each) for one in found for each in one.get(key, ()) if each["path"] == "<inline>"} for key in ("cert_chain", "ca_cert")
+        )
+        return own, roots
+
     def ask(self, path: str = "/", method: str = "GET", account: str = "client", **headers: str) -> Answer:
         """One request, over a tunnel that is made for it."""
         with self.client(account) as client:
             return ask(client, path, method, **headers)
+
+
+def _serial(entry: Mapping[str, str]) -> str:
+    return f"{int(entry['serial_number'], 16):x}"
 
 
 def ask(client: hbone.Client, path: str = "/", method: str = "GET", **headers: str) -> Answer:
