@@ -54,12 +54,12 @@ class Secrets:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._made: dict[Identity, Made] = {}
+        self.made: dict[Identity, Made] = {}
 
     def current(self, identity: Identity) -> Made | None:
         """What an identity is served now. Where nothing can be signed, what was made before, or nothing."""
         keeper = self._keeper
-        made, authority, now = self._made.get(identity), keeper.authority, keeper.clock()
+        made, authority, now = self.made.get(identity), keeper.authority, keeper.clock()
         if made is not None and made.token == authority.token and now < made.renewal:
             return made
         try:
@@ -72,15 +72,15 @@ class Secrets:
             RootsSecret(MESH_ROOTS, authority.bundle.encode()),
         )
         entries = {one.name: Entry(one.name, SECRET_TYPE, parts.serialized(secret(one))) for one in found}
-        if identity not in self._made and len(self._made) >= MAX_IDENTITIES:
-            del self._made[next(iter(self._made))]
-        made = self._made[identity] = Made(authority.token, pair, entries)
+        if identity not in self.made and len(self.made) >= MAX_IDENTITIES:
+            del self.made[next(iter(self.made))]
+        made = self.made[identity] = Made(authority.token, pair, entries)
         log.info("certificate for a proxy", identity=str(identity), not_after=int(pair.not_after))
         return made
 
     def forget(self, identity: Identity) -> None:
         """No proxy has this identity any more."""
-        self._made.pop(identity, None)
+        self.made.pop(identity, None)
 
     def follow(self, holder: str, peer: str) -> Follower:
         """A proxy has asked for its secrets. `peer` is what it says of itself."""
@@ -102,7 +102,7 @@ class Secrets:
 
     def _pause(self) -> float:
         now = self._keeper.clock()
-        times = [made.renewal - now if made.renewal > now else AGAIN for made in self._made.values()]
+        times = [made.renewal - now if made.renewal > now else AGAIN for made in self.made.values()]
         return min(max(min(times, default=LATEST), 0.05), LATEST)
 
 

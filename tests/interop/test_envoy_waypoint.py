@@ -98,7 +98,7 @@ def served(mesh: Tended) -> tuple[set[str], set[str]]:
     """What the waypoint's identity is served by SDS, as `Tended.held`."""
 
     async def found() -> tuple[set[str], set[str]]:
-        made = mesh.mesh.plane.secrets.made(identity("waypoint"))
+        made = mesh.mesh.plane.secrets.current(identity("waypoint"))
         assert made is not None
         return {_serial(made.pair.chain.decode())}, {_serial(pem) for pem in mesh.mesh.plane.ca.keeper.authority.roots}
 
