@@ -55,6 +55,7 @@ class Secrets:
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
         self.made: dict[Identity, Made] = {}
+        self._changed = asyncio.Event()
 
     def current(self, identity: Identity) -> Made | None:
         """What an identity is served now. Where nothing can be signed, what was made before, or nothing."""
@@ -75,6 +76,7 @@ class Secrets:
         if identity not in self.made and len(self.made) >= MAX_IDENTITIES:
             del self.made[next(iter(self.made))]
         made = self.made[identity] = Made(authority.token, pair, entries)
+        self._changed.set()  # it may come of age before all others
         log.info("certificate for a proxy", identity=str(identity), not_after=int(pair.not_after))
         return made
 
@@ -88,17 +90,16 @@ class Secrets:
 
     async def run(self, renew: Callable[[], None]) -> None:
         """Have proxies' secrets looked at when they may be others now, until cancelled."""
-        changed = asyncio.Event()
-        self._keeper.listeners.add(changed)
+        self._keeper.listeners.add(self._changed)
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._pause()):
-                        await changed.wait()
-                changed.clear()
+                        await self._changed.wait()
                 renew()
+                self._changed.clear()  # only now: what was made just now is known
         finally:
-            self._keeper.listeners.discard(changed)
+            self._keeper.listeners.discard(self._changed)
 
     def _pause(self) -> float:
         now = self._keeper.clock()

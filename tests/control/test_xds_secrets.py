@@ -21,9 +21,11 @@ from control.ca.holders import Report
 from control.ca.keeper import Keeper
 from control.ca.rotation import NotYet
 from control.resolve.l7.plans import SECRET_TYPE
+from control.xds import proxies
+from control.xds.secrets import Secrets
 from mesh.model.identity import Identity
 from mesh.model.l7.names import MESH_ROOTS, WORKLOAD_CERTIFICATE
-from tests.control.ca.support import secret_lines
+from tests.control.ca.support import DAY, ME, Clock, a_keeper, secret_lines
 from tests.control.plane import TOKENS, Plane, certificate, pod, running
 
 BOTH = (WORKLOAD_CERTIFICATE, MESH_ROOTS)
@@ -323,5 +325,42 @@ def test_keys_are_in_no_log_and_no_dump(tmp_path: Path, caplog: pytest.LogCaptur
             said += [repr(views), repr(plane.plane.secrets.__dict__), repr(plane.plane.xds.clients)]
             assert not [line for line in private if line in "\n".join(said)]
             proxy.call.cancel()
+
+    run(main)
+
+
+def test_a_key_is_forgotten_with_the_last_proxy_of_its_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxies, "LINGER", 0.02)
+
+    async def main() -> None:
+        async with meshed(tmp_path) as (plane, _, channel):
+            two = [Sds(channel, delta=delta) for delta in (True, False)]
+            for proxy in two:
+                await proxy.taken(*BOTH)
+            assert two[0].leaf == two[1].leaf
+            two[0].call.cancel()
+            await asyncio.sleep(0.1)
+            assert plane.plane.secrets.made
+            two[1].call.cancel()
+            async with asyncio.timeout(5):
+                while plane.plane.secrets.made:
+                    await asyncio.sleep(0.01)
+
+    run(main)
+
+
+def test_what_cannot_be_renewed_stays_and_is_tried_again_from_time_to_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = Clock()
+        keeper = a_keeper(tmp_path / "ca", clock=clock)
+        await keeper.start()
+        secrets = Secrets(keeper)
+        first = secrets.current(ME)
+        clock.ahead = 50 * 365 * DAY  # also the end of what it would be signed with
+        found = []
+        task = asyncio.create_task(secrets.run(lambda: found.append(secrets.current(ME))))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        assert found == [first]
 
     run(main)

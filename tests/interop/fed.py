@@ -72,6 +72,7 @@ class Envoy:
                     if kind == CLUSTER and entry["cluster"].get("type") == "EDS":
                         discovered.add(_at(entry, path))
         found[ENDPOINTS] &= discovered  # a dump has those of other clusters as well
+        found[SECRET].discard(bootstrap.ROOTS_SECRET)  # from a file
         return found
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mesh.io.grpc import GrpcTarget
 from mesh.io.tls import Credentials
@@ -148,14 +149,15 @@ def ask(client: hbone.Client, path: str = "/", method: str = "GET", **headers: s
 
 
 @contextmanager
-def running(directory: Path, files: Mapping[str, str], *, delta: bool) -> Iterator[Tended]:
+def running(directory: Path, files: Mapping[str, str], *, delta: bool, **settings: Any) -> Iterator[Tended]:
+    """`settings` are fields of the control plane's configuration."""
     with ExitStack() as stack:
         place = stack.enter_context(isolated.isolated())
         loop = stack.enter_context(hbone.event_loop())
         first = stack.enter_context(upstream("v1", MESHED_HOST, listener=place.listen(MESHED_HOST)))
         second = stack.enter_context(upstream("v2", PLAIN_HOST, listener=place.listen(PLAIN_HOST, first.port)))
         base = {"mesh": MESH.replace("PORT", str(first.port)), "pods": PODS}
-        mesh = stack.enter_context(plane.running(directory / "plane", {**base, **files}))
+        mesh = stack.enter_context(plane.running(directory / "plane", {**base, **files}, **settings))
         node = Node(mesh)
         stack.callback(lambda: mesh.call(node.close()))
         mesh.call(node.start())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -53,6 +54,8 @@ spec:
   rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/other]}}], to: [{operation: {paths: ["/private*"]}}]}]
 ---
 """
+SHORT = 3
+"""Seconds that certificates live."""
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["delta", "state of the world"])
@@ -154,3 +157,12 @@ def test_the_control_plane_is_found_again_after_a_change_of_root(mesh: Tended) -
     mesh.door.cut()
     mesh.mesh.put(routes=ROUTES.replace("418", "429"))
     eventually(lambda: mesh.ask("/teapot").status == 429, "the next routes")
+
+
+def test_certificates_are_renewed_in_time(tmp_path: Path) -> None:
+    """At half of their life, so that none is shown that has expired."""
+    with tended.running(tmp_path, {"routes": ROUTES}, delta=True, cert_ttl=SHORT) as mesh, load(mesh) as requests:
+        for _ in range(3):
+            (before,) = shown(mesh)
+            eventually(lambda before=before: before not in shown(mesh), "another certificate", SHORT)
+            requests.go_on()
