@@ -88,8 +88,12 @@ class Holders:
 
     def names(self, now: float) -> set[str]:
         """All who may hold a certificate."""
+        return self.known(now).union(self._expected())
+
+    def known(self, now: float) -> set[str]:
+        """Those of them of whom this replica knows by itself."""
         alive = {name for name, end in self._alive_until.items() if end > now}
-        return alive | {follower.holder for follower in self.followers.values()} | set(self._expected())
+        return alive | {follower.holder for follower in self.followers.values()}
 
     def view(self, now: float) -> list[dict[str, Any]]:
         """For people: one entry per holder and stream, those that do not follow too."""

@@ -19,8 +19,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from control.ca.material import Material
-from control.ca.state import MAX_CONFIRMED, Phase, State
+from control.ca.state import MAX_HOLDERS, Phase, State
 from mesh.model.errors import CulvertError
+
+CROWD = f"more than {MAX_HOLDERS} others"
+"""Stands for holders of which there are too many to be remembered."""
 
 
 class NotYet(CulvertError):  # noqa: N818 - reads as what happened
@@ -50,10 +53,10 @@ class Gate:
 
 
 def gate(state: State, holders: Iterable[str], settle: float, end: float = math.inf) -> Gate:
-    """`holders`: all who may hold a certificate. `settle`: seconds until every replica has heard of a change. `end`: when what signs now
-    expires, and with it all that it has signed.
+    """`holders`: all who may hold a certificate, as this replica knows. `settle`: seconds until every replica has heard of a change. `end`:
+    when what signs now expires, and with it all that it has signed.
     """
-    waiting = tuple(sorted(set(holders) - state.confirmed))
+    waiting = tuple(sorted(state.held.union(holders) - state.confirmed))
     opens_at = min(state.outlived, end) if state.phase is Phase.INTRODUCED else state.outlived
     return Gate(waiting, opens_at, state.since + settle)
 
@@ -112,11 +115,20 @@ def demand(state: State, now: float) -> State:
     return _moved(state, replace(state, epoch=state.epoch + 1), now)
 
 
-def confirm(state: State, token: str, names: Collection[str]) -> State:
-    """These callers hold nothing from before `token` any more. Changes nothing where the state has moved on since they said so."""
-    if token != state.token or state.confirmed.issuperset(names) or len(state.confirmed) + len(names) > MAX_CONFIRMED:
+def hear(state: State, token: str, confirmed: Collection[str], held: Collection[str]) -> State:
+    """What a replica knows: of `confirmed`, that they hold nothing from before `token` any more; of `held`, that they may. Changes nothing
+    where the state has moved on since it learned that, or where it is no news. What does not fit makes a step wait, as for somebody who
+    never renews.
+    """
+    if token != state.token:
         return state
-    return replace(state, confirmed=state.confirmed | set(names))
+    renewed = state.confirmed.union(confirmed)
+    if len(renewed) > MAX_HOLDERS:
+        renewed = state.confirmed
+    known = state.held.union(set(held) - renewed)
+    if len(known) > MAX_HOLDERS:
+        known = state.held | {CROWD}
+    return state if (renewed, known) == (state.confirmed, state.held) else replace(state, confirmed=renewed, held=known)
 
 
 def mounted(state: State, found: Material, now: float) -> State:
@@ -145,4 +157,4 @@ def _pass(passage: Gate, now: float, force: bool) -> None:
 
 def _moved(before: State, after: State, now: float) -> State:
     """Where leaves must be from something else than before, nobody has renewed them yet."""
-    return after if after.token == before.token else replace(after, since=now, confirmed=frozenset())
+    return after if after.token == before.token else replace(after, since=now, held=frozenset(), confirmed=frozenset())

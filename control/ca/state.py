@@ -28,7 +28,7 @@ from control.ca.pem import certificates
 from mesh.model.errors import ConfigError, Refusal
 
 FORMAT = 1
-MAX_CONFIRMED = 10_000
+MAX_HOLDERS = 10_000
 
 
 class Phase(Enum):
@@ -41,9 +41,9 @@ class Phase(Enum):
 class State:
     """Times in Unix seconds.
 
-    epoch: counts the demands to renew all leaves. since: when what peers must renew for last changed.
-    confirmed: callers all of whose certificates are from after that. longest: the longest life of a leaf, in seconds, since `ceiling` was
-    set; ceiling: until when leaves from before may live.
+    epoch: counts the demands to renew all leaves. since: when what peers must renew for last changed. held: callers that may hold leaves
+    from before that, as replicas which know of them have said since. confirmed: callers all of whose leaves are from after that.
+    longest: the longest life of a leaf, in seconds, since `ceiling` was set; ceiling: until when leaves from before may live.
     """
 
     trust_domain: str
@@ -52,6 +52,7 @@ class State:
     retiring: tuple[str, ...] = ()
     epoch: int = 0
     since: float = 0.0
+    held: frozenset[str] = frozenset()
     confirmed: frozenset[str] = frozenset()
     longest: int = 0
     ceiling: float = 0.0
@@ -85,6 +86,7 @@ def to_files(state: State) -> dict[str, bytes]:
         "trustDomain": state.trust_domain,
         "epoch": state.epoch,
         "since": state.since,
+        "held": sorted(state.held),
         "confirmed": sorted(state.confirmed),
         "longest": state.longest,
         "ceiling": state.ceiling,
@@ -111,6 +113,7 @@ def from_files(files: Mapping[str, bytes], where: str) -> State:
             retiring=certificates(_text(files, "retiring.pem"), where, "retiring.pem"),
             epoch=_typed(head["epoch"], int),
             since=float(head["since"]),
+            held=frozenset(_typed(name, str) for name in head.get("held", ())),
             confirmed=frozenset(_typed(name, str) for name in head["confirmed"]),
             longest=_typed(head["longest"], int),
             ceiling=float(head["ceiling"]),

@@ -97,13 +97,15 @@ class Upkeep:
             await asyncio.sleep(TICK)
 
     async def _advance(self) -> None:
-        """Share who has renewed, where a change waits for that; and take the steps of one that others began, by what they mounted."""
+        """Share who has renewed and who has not, where a change waits for that; and take the steps of one that others began, by what
+        they mounted.
+        """
         keeper = self._keeper
         if keeper.state.phase is Phase.STEADY:
             return
-        token, names = keeper.state.token, keeper.holders.confirmed()
-        if not names <= keeper.state.confirmed:
-            await keeper.update(lambda state: rotation.confirm(state, token, names))
+        token, confirmed, held = keeper.state.token, keeper.holders.confirmed(), keeper.holders.known(keeper.clock())
+        if rotation.hear(keeper.state, token, confirmed, held) is not keeper.state:
+            await keeper.update(lambda state: rotation.hear(state, token, confirmed, held))
         if keeper.settings.mount is not None and keeper.gate().is_open(keeper.clock()):
             with contextlib.suppress(NotYet):
                 await (keeper.switch() if keeper.state.phase is Phase.INTRODUCED else keeper.retire())

@@ -9,14 +9,14 @@ store, in which the secrets of that identity are. A view is worked out as long a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from control.resolve import Changes, Mesh
 from control.resolve.l7.plans import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, Ref, Resource
 from control.resolve.l7.views import View
 from control.xds.messages import PATIENCE, Refusal, Rules
-from control.xds.secrets import Follower, Secrets
+from control.xds.secrets import SECRETS, Follower, Made, Secrets
 from control.xds.server import Hello
 from control.xds.server import View as Served
 from control.xds.store import Change, Entry, Store
@@ -41,14 +41,16 @@ Publish = Callable[[Store, Mapping[str, list[Change]]], None]
 
 @dataclass(slots=True)
 class Scope:
-    """A store, and how many clients look at it. `secrets_at`: the store's number with which it got the secrets of `token`."""
+    """A store, and how many clients look at it. `made`: the secrets in it; `made_at`: the store's number with which it got them, or the
+    first of their token.
+    """
 
     store: Store
     identity: Identity | None
     clients: int = 0
     followers: set[Follower] = field(default_factory=set)
-    token: str = ""
-    secrets_at: int = 0
+    made: Made | None = None
+    made_at: int = 0
 
 
 @dataclass(slots=True)
@@ -83,7 +85,8 @@ class Proxies:
 
     async def open(self, hello: Hello) -> Served:
         """Refusal for who claims to be what it is not proved to be."""
-        view, identity = who(self._mesh, hello)
+        proxy = who(self._mesh, hello)
+        view, identity = proxy.view, proxy.identity
         viewed = self.views.get(view)
         if viewed is None:
             viewed = self.views[view] = Viewed(ready=view.kind is Kind.GRPC)
@@ -108,14 +111,23 @@ class Proxies:
             nonlocal follower
             if view.kind is Kind.GRPC:
                 self._want(viewed, names, {Ref(view, type_url, name) for name in asked})
+            elif type_url == SECRET_TYPE and identity is None and hello.caller.node:
+                raise Refusal("no secrets: this caller may speak for no pod that its node id names; the pod may not be known yet")
             elif type_url == SECRET_TYPE and follower is None and identity is not None and self._secrets is not None:
-                follower = self._secrets.follow(hello, identity)
+                follower = self._secrets.follow(proxy.holder, f"{hello.id} as {identity}")
                 scope.followers.add(follower)
-                self._given(scope)
+                if scope.made is not None:
+                    follower.given(scope.made)
 
-        def accepted(type_url: str, number: int) -> None:
-            if type_url == SECRET_TYPE and follower is not None and number >= scope.secrets_at:
-                follower.accepted(scope.token)
+        def accepted(type_url: str, number: int, names: Collection[str]) -> None:
+            if type_url != SECRET_TYPE or follower is None or scope.made is None:
+                return
+            if number >= scope.made_at and SECRETS.issubset(names):
+                follower.accepted(scope.made)
+
+        def permitted(changes: Mapping[str, Sequence[Change]]) -> None:
+            if SECRET_TYPE in changes and who(self._mesh, hello).identity != identity:
+                raise Refusal(f"{identity} is not this caller's any more")
 
         def close() -> None:
             if follower is not None:
@@ -127,7 +139,7 @@ class Proxies:
             if not viewed.clients:
                 viewed.ending = asyncio.get_running_loop().call_later(LINGER, self._end, view)
 
-        return Served(scope.store, DELTA_RULES if hello.delta else WHOLE_RULES, str(view), want, accepted, close)
+        return Served(scope.store, DELTA_RULES if hello.delta else WHOLE_RULES, str(view), want, accepted, permitted, close)
 
     def _want(self, viewed: Viewed, names: set[Ref], asked: set[Ref]) -> None:
         """Note what one client asks for. What nobody asks for any more is kept until the view ends: it may be wanted again."""
@@ -148,6 +160,10 @@ class Proxies:
         if viewed is None or viewed.clients:
             return
         del self.views[view]
+        left = {identity for other in self.views.values() for identity in other.scopes}
+        for identity in viewed.scopes.keys() - left:
+            if identity is not None and self._secrets is not None:
+                self._secrets.forget(identity)
         for ref in viewed.wanted:
             self._mesh.unpin(ref)
         if view.kind is not Kind.GRPC:
@@ -189,31 +205,27 @@ class Proxies:
         """Secrets may be others now: roots have changed, or a certificate has come of age."""
         for viewed in self.views.values():
             for scope in viewed.scopes.values():
-                if viewed.ready and (changes := self._secrets_of(scope)):
-                    changed = scope.store.apply(changes)
-                    self._given(scope)
-                    self._publish(scope.store, changed)
+                if viewed.ready:
+                    self._give(scope, {})
 
     def _fill(self, viewed: Viewed, scope: Scope) -> None:
-        changes = {type_url: dict(entries) for type_url, entries in viewed.entries.items()}
-        changed = scope.store.apply({**changes, **self._secrets_of(scope)})
-        self._given(scope)
-        self._publish(scope.store, changed)
+        self._give(scope, {type_url: dict(entries) for type_url, entries in viewed.entries.items()})
 
-    def _secrets_of(self, scope: Scope) -> dict[str, dict[str, Entry | None]]:
-        if scope.identity is None or self._secrets is None:
-            return {}
-        return {SECRET_TYPE: dict(self._secrets.entries(scope.identity))}
-
-    def _given(self, scope: Scope) -> None:
-        """The store has the secrets that were made last."""
-        made = self._secrets.made(scope.identity) if self._secrets is not None and scope.identity is not None else None
+    def _give(self, scope: Scope, changes: Mapping[str, Mapping[str, Entry | None]]) -> None:
+        """These changes, and the secrets as they are to be now, to a scope."""
+        made = self._secrets.current(scope.identity) if self._secrets is not None and scope.identity is not None else None
         if made is None:
+            changed = scope.store.apply(changes)
+        elif made is scope.made and not changes:
             return
-        if made.token != scope.token:
-            scope.token, scope.secrets_at = made.token, scope.store.number
-        for follower in scope.followers:
-            follower.given(made)
+        else:
+            changed = scope.store.apply({**changes, SECRET_TYPE: made.entries})
+            if scope.made is None or scope.made.token != made.token:
+                scope.made_at = scope.store.number
+            scope.made = made
+            for follower in scope.followers:
+                follower.given(made)
+        self._publish(scope.store, changed)
 
 
 def _apply(known: dict[str, Entry | None], changes: Mapping[str, Entry | None]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,14 +58,16 @@ class Hello:
 @dataclass(frozen=True, slots=True)
 class View:
     """What a client is served from. `want` is told the names that it asks for; `accepted`, up to which number of the store it has accepted
-    all of a type; `close`, that it is gone.
+    all of a type, and the names of what it has; `close`, that it is gone. `permitted` is asked before changes are sent. It and `want` may
+    raise Refusal.
     """
 
     store: Store
     rules: Rules
     kind: str
     want: Callable[[str, Iterable[str]], None] = lambda type_url, names: None
-    accepted: Callable[[str, int], None] = lambda type_url, number: None
+    accepted: Callable[[str, int, Collection[str]], None] = lambda type_url, number, names: None
+    permitted: Callable[[Mapping[str, Sequence[Change]]], None] = lambda changes: None
     close: Callable[[], None] = lambda: None
 
 
@@ -107,6 +109,7 @@ class XdsServer:
             if client.stream is None or client.view is None or client.view.store is not store:
                 continue
             try:
+                client.view.permitted(changes)
                 client.stream.note(changes)
             except Refusal as refusal:
                 client.broken = refusal
@@ -185,7 +188,8 @@ class XdsServer:
             client.stream.receive(request, loop.time())
             client.view.want(request.type_url, request.subscribe)
             if waited and not request.error:
-                client.view.accepted(request.type_url, client.stream.states[request.type_url].acked)
+                state = client.stream.states[request.type_url]
+                client.view.accepted(request.type_url, state.acked, state.held)
             if waited and request.type_url in client.sent:
                 self._metrics.convergence.observe(loop.time() - client.sent[request.type_url][1])
             if request.error and waited:

@@ -4,6 +4,8 @@ credential proves: a waypoint must be a pod of that Gateway, and secrets are for
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from control.auth import Caller
 from control.resolve import Mesh
 from control.resolve.l7.views import CLIENT_PORTS, View
@@ -16,8 +18,19 @@ from mesh.model.manifest import Key, Node, Pod
 from mesh.model.workload import Locality
 
 
-def who(mesh: Mesh, hello: Hello) -> tuple[View, Identity | None]:
-    """What a proxy sees, and for whom there may be secrets. Raises Refusal for who claims to be what it is not proved to be."""
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """What a proxy sees, for whom there may be secrets, and what the CA calls it: a pod is a holder of its own, beside the tunnel of its
+    node, since each has to take a change of root itself.
+    """
+
+    view: View
+    identity: Identity | None = None
+    holder: str = ""
+
+
+def who(mesh: Mesh, hello: Hello) -> Proxy:
+    """Raises Refusal for who claims to be what it is not proved to be."""
     kind, name, namespace = _said(hello)
     caller = hello.caller
     if caller.namespace:
@@ -28,17 +41,19 @@ def who(mesh: Mesh, hello: Hello) -> tuple[View, Identity | None]:
     if not isinstance(pod, Pod) or not _proved(caller, pod):
         pod = None
     identity = _identity(mesh, caller, pod)
+    holder = f"{pod.namespace}/{pod.name}" if pod is not None else f"{caller.namespace}/{caller.pod or caller.account}"
     locality = _locality(mesh, pod) or hello.locality
     if kind is Kind.WAYPOINT:
         gateway = pod.labels.get(GATEWAY_NAME, "") if pod is not None else ""
         if not gateway:
             raise Refusal(f"{namespace}/{name} is no pod of a waypoint that this caller may speak for: label {GATEWAY_NAME} is wanted")
-        return View(kind, namespace, gateway, locality, tunnels=True), identity
+        return Proxy(View(kind, namespace, gateway, locality, tunnels=True), identity, holder)
     if kind is Kind.GRPC:
-        return View(kind, namespace or "default", locality=locality, c_core="c-core" in hello.user_agent.lower()), None
+        return Proxy(View(kind, namespace or "default", locality=locality, c_core="c-core" in hello.user_agent.lower()))
     bind, tunnels = (hello.metadata.get(key) == "true" for key in ("CULVERT_BIND", "ENABLE_HBONE"))
     ports = _port(hello, "CULVERT_OUTBOUND_PORT", CLIENT_PORTS[0]), _port(hello, "HTTP_PROXY_PORT", CLIENT_PORTS[1])
-    return View(kind, namespace or "default", locality=locality, bind=bind, tunnels=tunnels, ports=ports), identity
+    view = View(kind, namespace or "default", locality=locality, bind=bind, tunnels=tunnels, ports=ports)
+    return Proxy(view, identity, holder)
 
 
 def _identity(mesh: Mesh, caller: Caller, pod: Pod | None) -> Identity | None:

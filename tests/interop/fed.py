@@ -12,7 +12,7 @@ import subprocess
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,6 +72,7 @@ class Envoy:
                     if kind == CLUSTER and entry["cluster"].get("type") == "EDS":
                         discovered.add(_at(entry, path))
         found[ENDPOINTS] &= discovered  # a dump has those of other clusters as well
+        found[SECRET].discard(bootstrap.ROOTS_SECRET)  # from a file
         return found
 
     def check(self) -> None:
@@ -141,8 +142,10 @@ def running(
     assert binary is not None
     admin, outbound, proxy = place.free_ports(3) if place is not None else envoy.free_ports(3)
     own = {"CULVERT_OUTBOUND_PORT": str(outbound), "HTTP_PROXY_PORT": str(proxy), **(metadata or {})}
-    config = bootstrap.bootstrap(bootstrap.Node(node, "test", own), control or over_tls(mesh), admin_port=admin, delta=delta)
-    path, log = directory / "bootstrap.json", directory / "envoy.log"
+    path, log, trust = (directory / name for name in ("bootstrap.json", "envoy.log", "trust.json"))
+    told = replace(control or over_tls(mesh), trust=str(trust))
+    trust.write_text(bootstrap.json(bootstrap.trust(told)))
+    config = bootstrap.bootstrap(bootstrap.Node(node, "test", own), told, admin_port=admin, delta=delta)
     path.write_text(bootstrap.json(config))
     command = ["setpriv", "--pdeathsig", "KILL", "--", *(place.inside if place is not None else ())]
     command += [binary, "-c", str(path), "--concurrency", "1", "--use-dynamic-base-id", "--drain-time-s", "0", "-l", "warning"]

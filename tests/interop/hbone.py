@@ -6,10 +6,9 @@ import asyncio
 import http.client
 import socket
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
@@ -22,9 +21,10 @@ from mesh.model.identity import Identity
 from mesh.model.reasons import Reason
 from mesh.model.workload import SocketAddress
 from mesh.wire.hbone import ConnectRequest, connect_headers, read_request
-from tests.interop import envoy
 
 T = TypeVar("T")
+Make = Callable[[], socket.socket]
+"""Makes a socket, in whatever namespace."""
 SECONDS = 20.0
 TRACEPARENT = "00-" + "1" * 32 + "-" + "2" * 16 + "-00"
 
@@ -54,20 +54,32 @@ def event_loop() -> Iterator[Loop]:
 
 @dataclass
 class Server:
-    """Ends tunnels at an address, before whatever the authority names. `requests` are who came and what they asked for."""
+    """Ends tunnels at an address, before whatever the authority names. `requests` are who came and what they asked for. `credentials` are
+    asked for at each handshake; `make`: a socket where the apps are. `shown`: the certificate of who came last, DER.
+    """
 
-    credentials: Credentials
+    credentials: Callable[[], Credentials]
+    make: Make = socket.socket
     requests: list[tuple[Identity, str]] = field(default_factory=list)
     refused: list[Reason] = field(default_factory=list)
     tunnels: list[tunnel.Tunnel] = field(default_factory=list)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    shown: bytes | None = None
+
+    async def drain(self) -> None:
+        """Whoever has a tunnel to us makes another for what comes next."""
+        self.tunnels = [one for one in self.tunnels if not one.closed.done()]
+        for one in self.tunnels:
+            one.drain()
 
     async def serve(self, listener: socket.socket) -> None:
         listener.setblocking(False)
         while True:
             sock, _ = await asyncio.get_running_loop().sock_accept(listener)
             try:
-                self.tunnels.append(await tunnel.accept(sock, self.credentials, self.on_request))
+                made = await tunnel.accept(sock, self.credentials(), self.on_request)
+                self.shown = made.channel.tls.getpeercert(binary_form=True)
+                self.tunnels.append(made)
             except PeerError as error:
                 self.refused.append(error.reason)
 
@@ -80,7 +92,7 @@ class Server:
         task.add_done_callback(self.tasks.discard)
 
     async def answer(self, incoming: tunnel.Incoming, request: ConnectRequest) -> None:
-        app = socket.socket()
+        app = self.make()
         app.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(app, (str(request.authority.host), request.authority.port))
@@ -92,9 +104,9 @@ class Server:
 
 
 @contextmanager
-def server(loop: Loop, directory: Path, name: str, host: str, port: int) -> Iterator[Server]:
-    made = Server(envoy.credentials(directory, name))
-    with socket.create_server((host, port)) as listener:
+def server(loop: Loop, credentials: Callable[[], Credentials], listener: socket.socket, make: Make = socket.socket) -> Iterator[Server]:
+    made = Server(credentials, make)
+    with listener:
         task = asyncio.run_coroutine_threadsafe(made.serve(listener), loop.loop)
         try:
             yield made
@@ -132,13 +144,13 @@ class Client:
 
 
 @contextmanager
-def client(loop: Loop, directory: Path, name: str, host: str, port: int, accepted: str) -> Iterator[Client]:
+def client(loop: Loop, credentials: Credentials, host: str, port: int, accepted: Identity, make: Make = socket.socket) -> Iterator[Client]:
     async def dial() -> tunnel.Tunnel:
-        sock = socket.socket()
+        sock = make()
         sock.setblocking(False)
         sock.bind(("127.0.0.1", 0))
         sock.connect_ex((host, port))
-        return await tunnel.dial(sock, envoy.credentials(directory, name), frozenset({envoy.identity(accepted)}), None)
+        return await tunnel.dial(sock, credentials, frozenset({accepted}), None)
 
     made = loop.run(dial())
 

@@ -4,6 +4,7 @@
 /flaky/<key>/2       503 twice, then 200
 /slow/1.5            waits that long
 /close               closes without an answer
+/last                closes the connection after the answer
 """
 
 from __future__ import annotations
@@ -84,10 +85,13 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "close":
             self.close_connection = True
             return
+        self.close_connection |= kind == "last"
         text = self.upstream.documents.get(self.path) or json.dumps(request).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(text)))
         self.send_header("x-server", self.upstream.name)
+        if self.close_connection:
+            self.send_header("connection", "close")
         certificate = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
         if certificate:
             self.send_header("x-client", str(certificate["subjectAltName"][0][1]))

@@ -61,7 +61,9 @@ class Waypoint:
 
     def client(self, name: str = "client") -> hbone.Client:
         if name not in self.clients:
-            opened = hbone.client(self.loop, self.directory, name, WAYPOINT_HOST, self.port, IDENTITIES["waypoint"])
+            opened = hbone.client(
+                self.loop, envoy.credentials(self.directory, name), WAYPOINT_HOST, self.port, envoy.identity(IDENTITIES["waypoint"])
+            )
             self.clients[name] = self.stack.enter_context(opened)
         return self.clients[name]
 
@@ -111,7 +113,8 @@ def running(directory: Path, chains: Sequence[Chain], *, delta: bool = True, **c
         (port,) = envoy.free_ports(1)
         meshed = stack.enter_context(upstream("meshed", MESHED_HOST))
         plain = stack.enter_context(upstream("plain", PLAIN_HOST))
-        server = stack.enter_context(hbone.server(loop, directory, "server", MESHED_HOST, port))
+        credentials = envoy.credentials(directory, "server")
+        server = stack.enter_context(hbone.server(loop, lambda: credentials, socket.create_server((MESHED_HOST, port))))
         profile = replace(Profile(Kind.WAYPOINT, ("cluster.local", "old.example"), hbone_port=port, listen=WAYPOINT_HOST), **changes)
         resources: list[Any] = [
             terminate.listener(profile),

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def one() -> State:
-    return replace(a_state(), confirmed=frozenset({"node-1"}))
+    return replace(a_state(), held=frozenset({"shop/cart-1"}), confirmed=frozenset({"node-1"}))
 
 
 @pytest.fixture(scope="module")

@@ -268,6 +268,28 @@ def test_replicas_know_of_each_others_nodes(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_replicas_know_of_each_others_proxies(tmp_path: Path) -> None:
+    """Of those of which no mesh says that they are there: who follows another replica, or was given its certificate by it."""
+
+    async def main() -> None:
+        holders = [Holders(), Holders()]
+        keepers = [a_keeper(tmp_path / "ca", holders=each) for each in holders]
+        async with running(keepers[0]), running(keepers[1]):
+            proxy = holders[1].join("shop/cart-1", "peer")
+            holders[1].issued("shop/web-1", keepers[1].clock() + 60, keepers[1].clock())
+            await keepers[0].introduce()
+            await until(lambda: keepers[0].gate().waiting == ("shop/cart-1", "shop/web-1"))
+            assert keepers[0].clock() < keepers[0].gate().settled_at, "it was heard before a step could be taken"
+            assert keepers[1].authority.token == keepers[0].authority.token
+            holders[1].report(proxy, Report(keepers[1].authority.token, 1), keepers[1].authority.token, keepers[1].clock())
+            await until(lambda: keepers[0].gate().waiting == ("shop/web-1",))
+            await asyncio.sleep(keepers[0].store.settle)
+            with pytest.raises(NotYet, match="renewed: shop/web-1"):
+                await keepers[0].switch()
+
+    asyncio.run(main())
+
+
 def test_a_state_that_vanishes_or_breaks_is_no_reason_for_another_ca(tmp_path: Path) -> None:
     async def main() -> None:
         home = tmp_path / "ca"

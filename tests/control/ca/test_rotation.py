@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from control.ca import rotation
 from control.ca.material import Material
-from control.ca.rotation import Gate, NotYet, confirm, demand, gate, introduce, retire, switch
+from control.ca.rotation import Gate, NotYet, demand, gate, hear, introduce, retire, switch
 from control.ca.state import Phase, State
 
 OPEN = Gate((), 0, 0)
@@ -72,7 +72,7 @@ def test_a_gate_opens_when_all_have_renewed_or_nothing_from_before_is_alive() ->
     with pytest.raises(NotYet, match="n1, n2; their certificates from before expire in 50 s"):
         switch(begun, closed, 1050)
     assert switch(begun, closed, 1050, force=True).phase is Phase.SWITCHED
-    begun = confirm(confirm(begun, begun.token, ["n1"]), begun.token, ["n2"])
+    begun = hear(hear(begun, begun.token, ["n1"], ["n1"]), begun.token, ["n2"], ["n1", "n2"])
     opened = gate(begun, ["n1", "n2"], settle=5)
     with pytest.raises(NotYet, match=r"3\.0 s too young"):
         switch(begun, opened, 1002)
@@ -82,8 +82,28 @@ def test_a_gate_opens_when_all_have_renewed_or_nothing_from_before_is_alive() ->
 def test_a_confirmation_of_something_else_counts_for_nothing() -> None:
     before = state()
     begun = introduce(before, material("B"), 0)
-    assert confirm(begun, before.token, ["n1"]) is begun
-    assert confirm(demand(begun, 1), begun.token, ["n1"]).confirmed == frozenset()
+    assert hear(begun, before.token, ["n1"], ["n2"]) is begun
+    later = demand(begun, 1)
+    assert hear(later, begun.token, ["n1"], ["n2"]) is later
+
+
+def test_a_gate_waits_for_those_that_other_replicas_know_of() -> None:
+    begun = introduce(state(), material("B"), 0)
+    heard = hear(begun, begun.token, ["n1"], ["n1", "shop/cart"])
+    assert (heard.confirmed, heard.held) == ({"n1"}, {"shop/cart"})
+    assert hear(heard, begun.token, ["n1"], ["shop/cart"]) is heard
+    assert gate(heard, ["n1", "n2"], 0).waiting == ("n2", "shop/cart")
+    assert gate(hear(heard, begun.token, ["shop/cart"], ()), ["n1"], 0).waiting == ()
+    assert demand(heard, 1).held == frozenset()
+
+
+def test_too_many_to_be_remembered_are_waited_for_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotation, "MAX_HOLDERS", 2)
+    begun = introduce(state(), material("B"), 0)
+    heard = hear(begun, begun.token, (), ["a", "b", "c"])
+    assert gate(heard, (), 0).waiting == (rotation.CROWD,)
+    assert hear(heard, begun.token, (), ["a", "b", "c"]) is heard
+    assert hear(begun, begun.token, ["a", "b", "c"], ()) is begun
 
 
 def test_a_new_intermediate_is_no_reason_to_renew_and_a_demand_is() -> None:
@@ -163,7 +183,7 @@ class Mesh(RuleBasedStateMachine):
     def renew(self, node: str) -> None:
         self.leaves[node] = Leaf(self.state.current.roots[0], self.state.bundle, self.now + self.LONGEST)
         if node.startswith("follows"):
-            self.state = confirm(self.state, self.state.token, [node])
+            self.state = hear(self.state, self.state.token, [node], ())
 
     @rule(seconds=st.sampled_from([1.0, 30.0, 60.0, 101.0]))
     def wait(self, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -175,3 +176,13 @@ def test_bootstrap_is_json_that_names_its_plane() -> None:
     text = bootstrap.json(bootstrap.bootstrap(node, bootstrap.ControlPlane("istiod", 15012, "/roots.pem", "istiod.svc", "/token")))
     for word in ("waypoint~10.0.0.1~w.shop~shop.svc", '"istiod"', "15012", "/roots.pem", "istiod.svc", "/token", "internal_listener"):
         assert word in text
+
+
+def test_bootstrap_reads_the_control_planes_roots_again_when_it_is_told_how() -> None:
+    plane = bootstrap.ControlPlane("istiod", 15012, "/etc/mesh/roots.pem", "istiod.svc", trust="/etc/envoy/trust.json")
+    text = bootstrap.json(bootstrap.bootstrap(bootstrap.Node("router~10.0.0.1~a.shop~shop.svc", "a"), plane))
+    assert "/etc/envoy/trust.json" in text
+    assert "/etc/mesh/roots.pem" not in text
+    (secret,) = json.loads(bootstrap.json(bootstrap.trust(plane)))["resources"]
+    assert secret["name"] in text
+    assert secret["validation_context"] == {"trusted_ca": {"filename": "/etc/mesh/roots.pem"}, "watched_directory": {"path": "/etc/mesh"}}

@@ -2,13 +2,15 @@
 
     envoy -c <(python -c "…json(bootstrap(…))")
 
-Everything else comes over one ADS stream.
+Everything else comes over one ADS stream. A change of the mesh's root has the control plane show a certificate from another one, so that
+Envoy must read again what it checks that with. It does so for files that are named by a file of secrets, not for those that are named here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from envoy.config.bootstrap.v3 import bootstrap_pb2
@@ -18,8 +20,9 @@ from envoy.extensions.bootstrap.internal_listener.v3 import internal_listener_pb
 from envoy.extensions.filters.http.credential_injector.v3 import credential_injector_pb2
 from envoy.extensions.filters.http.upstream_codec.v3 import upstream_codec_pb2
 from envoy.extensions.http.injected_credentials.generic.v3 import generic_pb2
-from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import json_format
 from xds.type.v3 import typed_struct_pb2
 
@@ -28,7 +31,7 @@ from mesh.model.l7.profile import NO_LABELS
 from mesh.model.l7.texts import MAX_PROGRAM
 
 ADS_CLUSTER = "xds"
-TOKEN_SECRET = "xds-token"  # noqa: S105 - a name
+TOKEN_SECRET, ROOTS_SECRET = "xds-token", "xds-roots"
 INJECTOR, INJECTED, CODEC = (
     "envoy.filters.http.credential_injector",
     "envoy.http.injected_credentials.generic",
@@ -38,8 +41,9 @@ INJECTOR, INJECTED, CODEC = (
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """`roots` is a file in PEM that its certificate is checked with; "" speaks plaintext, for loopback. `token`: a file whose content
-    proves who the proxy is; it is read again when it changes, as Kubernetes' projected tokens do.
+    """`roots` is a file in PEM that its certificate is checked with; "" speaks plaintext, for loopback. `trust`: the file in which is what
+    `trust` makes of this, so that `roots` are read again when another file takes its place; without, they are read once. `token`: a file
+    whose content proves who the proxy is; it is read again when it changes, as Kubernetes' projected tokens do.
     """
 
     host: str
@@ -47,6 +51,7 @@ class ControlPlane:
     roots: str = ""
     server_name: str = ""
     token: str = ""
+    trust: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,16 @@ def bootstrap(node: Node, plane: ControlPlane, *, admin_port: int | None = 15000
     return made
 
 
+def trust(plane: ControlPlane) -> Any:
+    """The secrets that Envoy reads from a file: what the control plane's certificate is checked with."""
+    made = discovery_pb2.DiscoveryResponse(version_info="1")
+    roots = secret_pb2.Secret(name=ROOTS_SECRET)
+    roots.validation_context.trusted_ca.filename = plane.roots
+    roots.validation_context.watched_directory.path = str(PurePosixPath(plane.roots).parent)
+    made.resources.append(parts.packed(roots))
+    return made
+
+
 def _bearer() -> Any:
     """Written by field names, since the prefix is younger than the messages that we have."""
     made = typed_struct_pb2.TypedStruct(type_url=parts.TYPE_PREFIX + generic_pb2.Generic.DESCRIPTOR.full_name)
@@ -111,10 +126,19 @@ def _plane(plane: ControlPlane) -> Any:
         options.http_filters.extend([filters.http(INJECTOR, injector), filters.http(CODEC, upstream_codec_pb2.UpstreamCodec())])
     made.typed_extension_protocol_options[clusters.HTTP_OPTIONS].CopyFrom(parts.packed(options))
     if plane.roots:
-        checked = common_pb2.CertificateValidationContext(trusted_ca=base_pb2.DataSource(filename=plane.roots))
         name = plane.server_name or plane.host
+        common = tls_pb2.CommonTlsContext(alpn_protocols=[tls.H2])
+        checked = common_pb2.CertificateValidationContext()
         checked.match_typed_subject_alt_names.add(san_type=common_pb2.SubjectAltNameMatcher.DNS).matcher.exact = name
-        common = tls_pb2.CommonTlsContext(alpn_protocols=[tls.H2], validation_context=checked)
+        if plane.trust:
+            read = secret_pb2.SdsSecretConfig(name=ROOTS_SECRET)
+            read.sds_config.resource_api_version = config_source_pb2.ApiVersion.V3
+            read.sds_config.path_config_source.path = plane.trust
+            common.combined_validation_context.default_validation_context.CopyFrom(checked)
+            common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(read)
+        else:
+            checked.trusted_ca.filename = plane.roots
+            common.validation_context.CopyFrom(checked)
         context = tls_pb2.UpstreamTlsContext(common_tls_context=common, sni=name)
         made.transport_socket.CopyFrom(base_pb2.TransportSocket(name=tls.TLS, typed_config=parts.packed(context)))
     return made

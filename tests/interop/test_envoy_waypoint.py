@@ -1,0 +1,168 @@
+"""Envoy as a waypoint, end to end, with what our control plane serves it in both variants of ADS: routes, policies, identity (SDS)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from control.ca.keeper import Keeper
+from control.ca.state import Phase
+from mesh.model.errors import PeerError
+from tests.interop import envoy, tended
+from tests.interop.proxied import eventually
+from tests.interop.steady import Steady, steady
+from tests.interop.tended import Tended, ask, identity
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.netns,
+    pytest.mark.skipif(envoy.binary() is None, reason="Envoy is not installed: make envoy"),
+]
+
+ROUTES = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web, namespace: shop}
+spec:
+  hosts: [web]
+  http:
+  - {match: [{headers: {end-user: {exact: jason}}}], route: [{destination: {host: web, subset: v2}}]}
+  - {match: [{uri: {prefix: /teapot}}], directResponse: {status: 418}}
+  - {route: [{destination: {host: web, subset: v1}}]}
+---
+"""
+POLICIES = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-writing, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: web}]
+  action: DENY
+  rules: [{to: [{operation: {methods: [DELETE], paths: ["/books/*"]}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: private, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: web}]
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/other]}}], to: [{operation: {paths: ["/private*"]}}]}]
+---
+"""
+SHORT = 3
+"""Seconds that certificates live."""
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["delta", "state of the world"])
+def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tended]:
+    files = {"routes": ROUTES, "policies": POLICIES}
+    with tended.running(tmp_path_factory.mktemp("tended"), files, delta=request.param) as made:
+        yield made
+
+
+def test_requests_are_judged_and_routed(mesh: Tended) -> None:
+    mesh.server.requests.clear()
+    with mesh.client("client") as client, mesh.client("other") as other:
+        assert ask(client, "/books/1").server == "v1"
+        assert ask(client, "/books/1", end_user="jason").server == "v2"
+        assert ask(client, "/teapot").status == 418
+        assert [ask(client, path, "DELETE").status for path in ("/books/1", "/shelves/1")] == [403, 200]
+        assert [ask(one, "/private/1").status for one in (client, other)] == [200, 403]
+        assert ask(other, "/books/1").server == "v1"
+        assert client.tunnel.peer_identity == identity("waypoint")
+    assert {peer for peer, _ in mesh.server.requests} == {identity("waypoint")}
+
+
+@contextmanager
+def load(mesh: Tended) -> Iterator[Steady]:
+    """Over a tunnel that stays, over a new one each time, and with a new one on Envoy's other side each time."""
+    with mesh.client() as stays:
+
+        def upstream() -> None:
+            mesh.loop.run(mesh.server.drain())
+            assert ask(stays, "/last").server == "v1"
+
+        def fresh() -> None:
+            assert mesh.ask("/fresh").server == "v1"
+
+        def same() -> None:
+            assert ask(stays, "/same").server == "v1"
+
+        with steady(upstream=upstream, fresh=fresh, same=same) as made:
+            yield made
+
+
+def served(mesh: Tended) -> tuple[set[str], set[str]]:
+    """What the waypoint's identity is served by SDS, as `Tended.held`."""
+
+    async def found() -> tuple[set[str], set[str]]:
+        made = mesh.mesh.plane.secrets.current(identity("waypoint"))
+        assert made is not None
+        return {_serial(made.pair.chain.decode())}, {_serial(pem) for pem in mesh.mesh.plane.ca.keeper.authority.roots}
+
+    return mesh.mesh.call(found())
+
+
+def _serial(pem: str) -> str:
+    return f"{x509.load_pem_x509_certificate(pem.encode()).serial_number:x}"
+
+
+def shown(mesh: Tended) -> set[str]:
+    """The serial numbers of the certificates that Envoy shows over a new tunnel to it, and over its last one to the server."""
+    with mesh.client() as client:
+        found = (client.tunnel.channel.tls.getpeercert(binary_form=True), mesh.server.shown)
+    return {f"{x509.load_der_x509_certificate(der).serial_number:x}" for der in found if der}
+
+
+def step(mesh: Tended, do: Callable[[Keeper], Awaitable[None]]) -> None:
+    """A step of the CA; when it is done, and Envoy has what follows from it."""
+    keeper = mesh.mesh.plane.ca.keeper
+    keeper.store.settle = 0.0  # there is no other replica
+
+    async def done() -> None:
+        async with asyncio.timeout(10):
+            while keeper.state.phase is not Phase.STEADY and not keeper.gate().is_open(keeper.clock()):
+                await asyncio.sleep(0.02)
+        await do(keeper)
+
+    before = served(mesh)
+    mesh.mesh.call(done())
+    eventually(lambda: served(mesh)[0] != before[0] and mesh.held() == served(mesh), "Envoy has what it is served")
+
+
+def test_the_root_changes_under_load(mesh: Tended) -> None:
+    """In the steps of `control.ca.rotation`, each when those before have been taken by all; and then nothing of the old root counts."""
+    old, (_, old_roots) = mesh.node.credentials("client"), mesh.held()
+    with load(mesh) as requests:
+        for do, roots in ((Keeper.renew_leaves, 1), (Keeper.introduce, 2), (Keeper.switch, 2), (Keeper.retire, 1)):
+            step(mesh, do)
+            assert len(mesh.held()[1]) == roots
+            eventually(lambda: shown(mesh) == mesh.held()[0], "Envoy shows what it has")
+            requests.go_on()
+    assert mesh.held()[1].isdisjoint(old_roots)
+    old.client.load_verify_locations(cadata="".join(mesh.node.credentials("client").roots_pem))
+    with pytest.raises(PeerError, match="after the handshake"), mesh.client(credentials=old):
+        pass
+
+
+def test_the_control_plane_is_found_again_after_a_change_of_root(mesh: Tended) -> None:
+    """By the roots that it publishes: Envoy has to read them again."""
+    for do in (Keeper.introduce, Keeper.switch, Keeper.retire):
+        step(mesh, do)
+    mesh.door.cut()
+    mesh.mesh.put(routes=ROUTES.replace("418", "429"))
+    eventually(lambda: mesh.ask("/teapot").status == 429, "the next routes")
+
+
+def test_certificates_are_renewed_in_time(tmp_path: Path) -> None:
+    """At half of their life, so that none is shown that has expired."""
+    with tended.running(tmp_path, {"routes": ROUTES}, delta=True, cert_ttl=SHORT) as mesh, load(mesh) as requests:
+        for _ in range(3):
+            (before,) = shown(mesh)
+            eventually(lambda before=before: before not in shown(mesh), "another certificate", SHORT)
+            requests.go_on()
