@@ -58,8 +58,12 @@ class Mesh:
 
     def nothing_rejected(self) -> None:
         """Whatever was sent to any client, also to those that have gone, was taken."""
-        eventually(lambda: all(kind["synced"] for one in self.running.clients() for kind in one["types"].values()), "every answer is there")
-        found = [kind["error"] for one in self.running.clients() for kind in one["types"].values() if kind["nacks"]]
+
+        def types() -> list[dict[str, Any]]:
+            return [kind for client in self.running.clients() for kind in client["types"].values()]
+
+        eventually(lambda: all(kind["synced"] or kind["nacks"] for kind in types()), "an answer to everything")
+        found = [kind["error"] for kind in types() if kind["nacks"]]
         with urllib.request.urlopen(f"http://127.0.0.1:{self.running.plane.ports['http']}/metrics", timeout=10) as page:
             counted = [line for line in page.read().decode().splitlines() if line.startswith("pilot_total_xds_rejects{")]
         assert (found, counted) == ([], [])
