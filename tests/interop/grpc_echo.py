@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ SERVICE, METHOD = "echo.Echo", "Say"
 
 @dataclass
 class Echo:
-    """Answers with its name; fails with UNAVAILABLE as often as it is told to."""
+    """Answers with its name; fails with UNAVAILABLE as often as it is told to. The header `x-slow` has it wait first, in seconds."""
 
     name: str
     port: int = 0
@@ -29,6 +30,7 @@ class Echo:
             self.calls += 1
             self.metadata.append(dict(context.invocation_metadata()))
             failing, self.failures = self.failures > 0, max(self.failures - 1, 0)
+        time.sleep(float(dict(context.invocation_metadata()).get("x-slow", 0)))
         if failing:
             context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         return message(self.name)

@@ -92,16 +92,27 @@ def a_keeper(
 
 def verify(directory: Path, chain: Sequence[str], purpose: str = "sslclient", at: datetime | None = None) -> str:
     """What `openssl verify` says against a chain as it is answered (leaf, what is between, roots); "" if nothing."""
+    done = _judged(directory, chain, purpose, at)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def path(directory: Path, chain: Sequence[str], purpose: str) -> list[str]:
+    """The subjects on the way that `openssl verify` found, from the leaf to the root. AssertionError where it found none."""
+    done = _judged(directory, chain, purpose)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [line.partition(": ")[2].removesuffix(" (untrusted)").strip() for line in done.stdout.splitlines() if line.startswith("depth=")]
+
+
+def _judged(directory: Path, chain: Sequence[str], purpose: str, at: datetime | None = None) -> subprocess.CompletedProcess[str]:
     for name, text in (("leaf", chain[0]), ("between", "".join(chain[1:-1])), ("roots", chain[-1])):
         (directory / f"{name}.pem").write_text(text)
     command = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", "roots.pem"]
-    command += ["-no-CApath", "-no-CAstore"]
+    command += ["-no-CApath", "-no-CAstore", "-show_chain", "-nameopt", "RFC2253"]
     if len(chain) > 2:
         command += ["-untrusted", "between.pem"]
     if at is not None:
         command += ["-attime", str(int(at.timestamp()))]
-    done = subprocess.run([*command, "leaf.pem"], cwd=directory, capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else done.stdout + done.stderr
+    return subprocess.run([*command, "leaf.pem"], cwd=directory, capture_output=True, text=True, check=False)
 
 
 class Foreign:

@@ -1,4 +1,4 @@
-"""What is signed, checked by OpenSSL's own command, by the SPIFFE library, and by the cryptography library."""
+"""What is signed, checked by OpenSSL's own command and by the cryptography library. Every kind of chain: test_chains.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from spiffe import SpiffeId, TrustDomain, X509Bundle, X509Svid
 
 from control.ca.authority import MAX_LIFE, Authority, CannotSign
 from control.ca.csr import MAX_CSR
@@ -43,23 +42,6 @@ def test_a_leaf_says_who_was_proved_and_nothing_of_what_was_asked(authority: Aut
     assert (leaf.serial_number, leaf.not_valid_after_utc.timestamp()) == (issued.serial, issued.not_after)
     assert timedelta(0) < now() - leaf.not_valid_before_utc < timedelta(minutes=3)
     assert timedelta(minutes=59) < leaf.not_valid_after_utc - now() < timedelta(minutes=61)
-
-
-@pytest.mark.parametrize("purpose", ["sslserver", "sslclient"])
-def test_openssl_accepts_the_chain(authority: Authority, tmp_path: Path, purpose: str) -> None:
-    chain = authority.sign(request(), ME, 3600, DAY).chain
-    assert len(chain) == 3
-    assert verify(tmp_path, chain, purpose) == ""
-    assert "unable to get local issuer" in verify(tmp_path, (chain[0], chain[2]), purpose)  # so the intermediate is needed
-
-
-def test_the_spiffe_library_accepts_what_is_ours(authority: Authority) -> None:
-    chain = authority.sign(request(), ME, 3600, DAY).chain
-    svid = X509Svid.parse("".join(chain[:-1]).encode(), private_pem(key()).encode())
-    assert svid.spiffe_id == SpiffeId(str(ME))
-    assert len(svid.cert_chain) == 2
-    bundle = X509Bundle.parse(TrustDomain(DOMAIN), chain[-1].encode())
-    assert bundle.x509_authorities == {authority.root}
 
 
 def test_a_tunnel_accepts_it(authority: Authority) -> None:
