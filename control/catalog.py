@@ -8,7 +8,8 @@ Objects of one name from several origins refuse each other, all of them, since n
 refused for itself counts as well.
 
 `put` and `remove` take note of what a source says; `update` decides what that means. What is put between two updates counts as said at
-once, so that of two copies that are read one after the other neither was in force before.
+once, so that of two copies that are read one after the other neither was in force before. But what was gone meanwhile has no past, as if
+`update` had seen that.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Catalog:
         self._held: dict[Origin, frozenset[Key]] = {}  # what an origin that cannot be read held before
         self._holders: dict[Key, set[Origin]] = {}
         self._recalled: dict[Key, Object] = {}
+        self._gone: set[Key] = set()  # nothing said anything of it for a moment since the last update
         self._touched: set[Subject] = set()
         self._indexes: dict[Origin, dict[Key, tuple[list[Object], list[Refused]]]] = {}
 
@@ -85,6 +87,7 @@ class Catalog:
     def recall(self, parsed: Parsed) -> None:
         """These objects were the last that an earlier life accepted of their names. To be said before what is put of them."""
         self._recalled.update((entry.key, entry) for entry in parsed.objects)
+        self._gone.difference_update(entry.key for entry in parsed.objects)
 
     def update(self) -> set[Subject]:
         """Decide anew on everything that was touched. What is different now of `objects` and of `rejections`."""
@@ -92,6 +95,7 @@ class Catalog:
         changed = {subject for subject in touched if (self._decide(subject) if isinstance(subject, Key) else self._unread(subject))}
         self._indexes.clear()
         self._recalled.clear()
+        self._gone.clear()
         return changed
 
     def origins(self, source: str) -> Iterable[str]:
@@ -127,7 +131,7 @@ class Catalog:
             now: Object | None = copies[0]
             refused: list[Refused] = []
         else:
-            last = self._recalled.get(key) if before is None else before
+            last = None if key in self._gone else before or self._recalled.get(key)
             now = last if copies or broken or key in self._holders else None
             refused = [*broken, *_rivals(key, copies, broken)]
         if now is None:
@@ -144,6 +148,8 @@ class Catalog:
             left = tuple(place for place in self._places(key) if place != origin)
             if not left:
                 del self._found[key]
+                if key not in self._holders:
+                    self._gone.add(key)
             else:
                 self._found[key] = left if len(left) > 1 else left[0]
         for key in has - had:

@@ -92,7 +92,7 @@ class Read(Protocol):
 class Query(Table[A, V_co]):
     """`compute(read, arg)` must be a pure function of what it reads. Values are compared with `==`."""
 
-    def __init__(self, name: str, level: int, compute: Callable[[Read, A], V_co], rescue: Callable[[A], V_co] | None = None) -> None:
+    def __init__(self, name: str, level: int, compute: Callable[[Read, A], V_co], rescue: Callable[[Read, A], V_co] | None = None) -> None:
         super().__init__(name)
         self.level = level
         self.compute = compute
@@ -127,7 +127,7 @@ class MakesQuery(Protocol):
     def __call__(self, compute: Callable[[Read, A], V], /) -> Query[A, V]: ...
 
 
-def query(level: int, *, rescue: Callable[[Any], Any] | None = None) -> MakesQuery:
+def query(level: int, *, rescue: Callable[[Read, Any], Any] | None = None) -> MakesQuery:
     """Decorator: the function becomes a Query that is called as it."""
 
     def make(compute: Callable[[Read, A], V]) -> Query[A, V]:
@@ -277,7 +277,7 @@ class Engine:
         except Exception as bug:
             if len(self.bugs) < MAX_BUGS:
                 self.bugs.append((table, cell.arg, bug))
-            value = cell.value if table.rescue is None else table.rescue(cell.arg)
+            value = cell.value if table.rescue is None else table.rescue(read, cell.arg)
         self._connect(cell, tuple(reads))
         if value != cell.value:
             self._assign(cell, value)

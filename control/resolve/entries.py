@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from ipaddress import ip_address
 from types import MappingProxyType
 
 from control.resolve.engine import Read
-from control.resolve.policies import policy_keys
+from control.resolve.passage import ip_of
+from control.resolve.policies import workload_policies
 from control.resolve.services import Ports, declared, endpoint_ports, memberships, names_of
 from control.resolve.tables import OBJECTS, SETTINGS, MeshSettings, labels_of, node_locality
 from control.resolve.waypoints import workload_waypoint
@@ -19,7 +19,6 @@ from mesh.model.manifest.endpoints import Endpoint
 from mesh.model.manifest.istio.workloadentry import UNIX, WorkloadEntrySpec
 from mesh.model.workload import (
     Health,
-    IPAddress,
     Locality,
     NamespacedHostname,
     NetworkMode,
@@ -43,7 +42,7 @@ def of_workload_entry(read: Read, entry: WorkloadEntry) -> tuple[Workload, ...]:
         return ()
     meshed = made.protocol is TunnelProtocol.HBONE or redirected
     waypoint = use.waypoint.address if use.waypoint is not None and meshed else None
-    policies = read(policy_keys, (entry.namespace, labels))
+    policies = workload_policies(read, entry.namespace, labels, made.addresses)
     protocol = TunnelProtocol.HBONE if meshed else TunnelProtocol.NONE
     return (replace(made, policies=policies, waypoint=waypoint, protocol=protocol),)
 
@@ -113,7 +112,7 @@ def _of_endpoint(
     )
     if slice_.address_type == "FQDN":
         return replace(plain, hostname=address)
-    ip = _ip(address)
+    ip = ip_of(address)
     if ip is None:
         return None
     plain = replace(plain, addresses=(ip,))
@@ -127,7 +126,7 @@ def _of_endpoint(
         protocol=TunnelProtocol.HBONE if meshed else TunnelProtocol.NONE,
         service_account=pod.spec.account,
         namespace=pod.namespace,
-        policies=read(policy_keys, (pod.namespace, labels_of(pod.labels))),
+        policies=workload_policies(read, pod.namespace, labels_of(pod.labels), (ip,)),
     )
 
 
@@ -192,10 +191,3 @@ def _free(taken: Iterable[str], uid: str) -> str:
         count += 1
         free = f"{uid}/{count}"
     return free
-
-
-def _ip(text: str) -> IPAddress | None:
-    try:
-        return ip_address(text)
-    except ValueError:
-        return None

@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from control.catalog import Subject
 from control.resolve.engine import Group, Read, query
+from control.resolve.passage import bypass, listed_by
 from control.resolve.services import services_for
 from control.resolve.tables import ANYTHING, OBJECTS, REJECTIONS, SETTINGS, Labels, Pair, first_pair, pairs
-from control.resolve.waypoints import USE_WAYPOINT, gateway_key, service_waypoint, waypoints, workload_waypoint
+from control.resolve.waypoints import gateway_key, service_waypoint, waypoints, workload_waypoint
 from mesh.model.manifest import (
     AuthorizationPolicy,
+    Gateway,
     Key,
     Object,
     PeerAuthentication,
@@ -27,11 +30,12 @@ from mesh.model.manifest import (
     selects,
 )
 from mesh.model.manifest.authorization import compile_policy, scope_of, unenforceable
+from mesh.model.manifest.gatewayapi.gateways import WAYPOINT_CLASS
 from mesh.model.manifest.mtls import Demand, MutualTlsModes, strict_policy
 from mesh.model.manifest.security import TargetRef
 from mesh.model.manifest.shapes import NOTHING
 from mesh.model.policy import Authorization, PolicyScope
-from mesh.model.state import DEFAULT_ROOT_NAMESPACE
+from mesh.model.workload import IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,16 @@ class Outcome:
 
 
 NO_OUTCOME = Outcome()
+GATEWAY_CLASS = "GatewayClass"
+ADDRESSED = (Service.KIND, ServiceEntry.KIND)
+"""Kinds of targets that clients address."""
 
 
-def _deny_on_bug(subject: Subject) -> Outcome:
+def _deny_on_bug(read: Read, subject: Subject) -> Outcome:
     """A policy that we fail to compile denies its namespace, or everything where it may be for everything."""
-    namespace = subject.namespace if isinstance(subject, Key) and subject.namespace != DEFAULT_ROOT_NAMESPACE else None
-    denied = unenforceable(f"{subject.name}~bug", namespace or DEFAULT_ROOT_NAMESPACE, PolicyScope.WORKLOAD)
+    root = read(SETTINGS, None).root_namespace
+    namespace = subject.namespace if isinstance(subject, Key) and subject.namespace != root else None
+    denied = unenforceable(f"bug~{_hash(repr(subject))}", namespace or root, PolicyScope.WORKLOAD)
     return Outcome((denied,), (Attachment(denied.key, namespace, NOTHING),))
 
 
@@ -96,10 +104,17 @@ def _targeted_policy(read: Read, policy: AuthorizationPolicy, root_namespace: st
     compiled = compile_policy(policy, root_namespace)
     if compiled.policy is None:
         return Outcome(notes=compiled.notes if policy.spec.action == "AUDIT" else _lacking(read, policy.key, policy.spec.targets)[1])
-    lacking, notes = _lacking(read, policy.key, policy.spec.targets)
+    return _where_lacking(read, policy.key, policy.spec.targets, compiled.policy)
+
+
+def _where_lacking(read: Read, key: Key, targets: tuple[TargetRef, ...], instead: Authorization) -> Outcome:
+    """`instead` is on the pods that no waypoint stands before."""
+    lacking, notes = _lacking(read, key, targets)
     if not lacking:
         return Outcome(notes=notes)
-    return Outcome((compiled.policy,), _attachments(compiled.policy, policy.namespace, NOTHING, lacking), notes=notes)
+    if any(_misplaced(read, key, target) for target in lacking):
+        lacking = ()  # what it would cover is not told by them: the whole namespace
+    return Outcome((instead,), _attachments(instead, key.namespace, NOTHING, lacking), notes=notes)
 
 
 def _tokens(read: Read, policy: RequestAuthentication, root_namespace: str) -> Outcome:
@@ -108,11 +123,7 @@ def _tokens(read: Read, policy: RequestAuthentication, root_namespace: str) -> O
         return NO_OUTCOME
     name = f"{policy.name}~{policy.KIND}"
     if policy.spec.targets:
-        lacking, notes = _lacking(read, policy.key, policy.spec.targets)
-        if not lacking:
-            return Outcome(notes=notes)
-        denied = unenforceable(name, policy.namespace, PolicyScope.WORKLOAD)
-        return Outcome((denied,), _attachments(denied, policy.namespace, NOTHING, lacking), notes=notes)
+        return _where_lacking(read, policy.key, policy.spec.targets, unenforceable(name, policy.namespace, PolicyScope.WORKLOAD))
     labels = policy.spec.match_labels
     namespace = None if policy.namespace == root_namespace else policy.namespace
     denied = unenforceable(name, policy.namespace, scope_of(policy.namespace, bool(labels), root_namespace))
@@ -125,24 +136,35 @@ def _lacking(read: Read, key: Key, targets: tuple[TargetRef, ...]) -> tuple[tupl
     lacking: list[TargetRef] = []
     notes: list[str] = []
     for target in targets:
-        if target.kind in ("Gateway", "GatewayClass"):
+        if _misplaced(read, key, target):
+            lacking.append(target)
+            notes.append(f"a GatewayClass is a target in the root namespace only: the policy is on every pod of namespace {key.namespace}")
+            continue
+        if target.kind in (Gateway.KIND, GATEWAY_CLASS):
             # Whether each that asks for it is let through it is seen where it asks.
             lacking.append(target)
-            found = read(waypoints, gateway_key(key.namespace, target.name)) if target.kind == "Gateway" else None
+            found = read(waypoints, gateway_key(key.namespace, target.name)) if target.kind == Gateway.KIND else None
             if isinstance(found, str):
                 notes.append(f"needs the waypoint {target.name}: {found}; what asks for it is denied")
+            elif found is not None and not found.takes:
+                notes.append(f"the waypoint {target.name} takes nothing: the policy covers nothing of it")
+            elif found is None and target.name != WAYPOINT_CLASS:
+                notes.append(f"no waypoint is of class {target.name}, but of {WAYPOINT_CLASS}: the policy covers nothing of it")
             continue
         holder = Key(target.kind, key.namespace, target.name)
         if read(OBJECTS, holder) is None:
             notes.append(f"there is no {holder}: the policy covers nothing of it")
             lacking.append(target)
             continue
-        use = read(service_waypoint, holder)
-        if use.waypoint is None:
+        why = read(bypass, holder)
+        if why:
             lacking.append(target)
-            why = f"{USE_WAYPOINT}={use.wanted.name}: {use.why}" if use.wanted is not None else "it asks for none"
             notes.append(f"needs a waypoint for {target.kind} {target.name} ({why}): the pods behind it are denied")
     return tuple(lacking), tuple(notes)
+
+
+def _misplaced(read: Read, key: Key, target: TargetRef) -> bool:
+    return target.kind == GATEWAY_CLASS and key.namespace != read(SETTINGS, None).root_namespace
 
 
 def _attachments(
@@ -168,25 +190,39 @@ def _rejected(refused: tuple[Refused, ...], root_namespace: str) -> Outcome:
         else:
             namespace = entry.namespace
             owner = root_namespace if namespace is None else namespace
-            if namespace == root_namespace and not entry.targets:
+            targets = covered(entry, root_namespace)
+            if namespace == root_namespace and not targets:
                 namespace = None
             selector = entry.selector or {}
-            scope = PolicyScope.WORKLOAD if entry.targets else scope_of(owner, bool(selector), root_namespace)
+            scope = PolicyScope.WORKLOAD if targets else scope_of(owner, bool(selector), root_namespace)
             denied = unenforceable(_name(entry, index), owner, scope)
             authorizations.append(denied)
-            attachments += _attachments(denied, namespace, selector, entry.targets)
-            consequences.append(f"all traffic is denied to {_reach(namespace, selector, entry.targets)}")
+            attachments += _attachments(denied, namespace, selector, targets)
+            consequences.append(f"all traffic is denied to {_reach(namespace, selector, targets)}")
     return Outcome(tuple(authorizations), tuple(attachments), tuple(demands), (), tuple(consequences))
+
+
+def covered(entry: Refused, root_namespace: str) -> tuple[TargetRef, ...]:
+    """The targets of a refused policy where it is they that say what it covers; else it is its namespace, or the whole mesh."""
+    if entry.namespace is None:
+        return ()
+    misplaced = entry.namespace != root_namespace and any(target.kind == GATEWAY_CLASS for target in entry.targets)
+    return () if misplaced else entry.targets
 
 
 def _name(entry: Refused, index: int) -> str:
     """The policy's own name, with a mark that no Kubernetes name has where another resource may have it."""
     name = entry.name
-    if not name or "/" in name:
-        return "unreadable~" + hashlib.sha256(entry.refusals[0].where.encode()).hexdigest()[:8]
+    if entry.namespace is None or not name or "/" in name:
+        # Of another namespace than it is told under: what is called so there is not to be mistaken for it.
+        return f"unreadable~{_hash(entry.refusals[0].where)}" + (f"~{index + 1}" if index else "")
     if entry.kind != AuthorizationPolicy.KIND:
         name += f"~{entry.kind}"
     return f"{name}~{index + 1}" if index else name
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _demand(entry: Refused, root_namespace: str) -> Demand:
@@ -220,6 +256,12 @@ def _attached(_: Subject, outcome: Outcome) -> Iterable[tuple[str | None, Pair]]
 ATTACHED: Group[Subject, Outcome, tuple[str | None, Pair]] = Group("attached", policies, _attached)
 """Policies by the namespace that they can reach (None: any) and a label that their pods must have."""
 
+BY_TARGET: Group[Subject, Outcome, None] = Group(
+    "attached by target",
+    policies,
+    lambda _, outcome: [None] if any(target.kind in ADDRESSED for entry in outcome.attachments for target in entry.targets) else [],
+)
+
 DEMANDED: Group[Subject, Outcome, str | None] = Group(
     "demanded", policies, lambda _, outcome: [demand.namespace for demand in outcome.demands]
 )
@@ -248,15 +290,39 @@ def policy_keys(read: Read, arg: tuple[str, Labels]) -> tuple[str, ...]:
 def _targeted(read: Read, target: TargetRef, owner: str | None, namespace: str, labels: Labels) -> bool:
     """Whether traffic to pods of a namespace with these labels may be what a policy for this target is about, and no waypoint sees it."""
     keys = read(services_for, (namespace, labels))
-    if target.kind in (Service.KIND, ServiceEntry.KIND):
-        return owner in (None, namespace) and any(
-            key.kind == target.kind and key.name == target.name and read(service_waypoint, key).waypoint is None for key in keys
-        )
+    if target.kind in ADDRESSED:
+        return owner == namespace and any(key.kind == target.kind and key.name == target.name and read(bypass, key) for key in keys)
     uses = [read(workload_waypoint, (namespace, labels)), *(read(service_waypoint, key) for key in keys)]
     missed = [use.wanted for use in uses if use.wanted is not None and use.waypoint is None]
-    if target.kind == "GatewayClass":
-        return bool(missed)
+    if target.kind == GATEWAY_CLASS:
+        return target.name == WAYPOINT_CLASS and bool(missed)
     return any(wanted.name == target.name and owner in (None, wanted.namespace) for wanted in missed)
+
+
+def workload_policies(read: Read, namespace: str, labels: Labels, addresses: Iterable[IPAddress]) -> tuple[str, ...]:
+    """As `policy_keys`, with those for targets that list one of these addresses instead of selecting who has it."""
+    found = read(policy_keys, (namespace, labels))
+    if not read(BY_TARGET, None):  # the rule; no cell for each address then
+        return found
+    listed = {key for address in addresses for key in read(listed_keys, address)}
+    return tuple(sorted(listed.union(found))) if listed else found
+
+
+@query(44)
+def listed_keys(read: Read, address: IPAddress) -> tuple[str, ...]:
+    """The policies on whoever has this address because their targets list it, and no waypoint sees what goes there."""
+    return read(all_listed, None).get(address, ())
+
+
+@query(43)
+def all_listed(read: Read, _: None) -> Mapping[IPAddress, tuple[str, ...]]:
+    found: dict[IPAddress, set[str]] = {}
+    for subject in read(BY_TARGET, None):
+        for entry in read(policies, subject).attachments:
+            keys = (Key(target.kind, entry.namespace or "", target.name) for target in entry.targets if target.kind in ADDRESSED)
+            for address in {address for key in keys if read(bypass, key) for address in read(listed_by, key)}:
+                found.setdefault(address, set()).add(entry.key)
+    return MappingProxyType({address: tuple(sorted(keys)) for address, keys in found.items()})
 
 
 # Mutual TLS.

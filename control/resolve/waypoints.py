@@ -19,6 +19,8 @@ USE_WAYPOINT, USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint", "istio.io/use-wa
 WAYPOINT_FOR = "istio.io/waypoint-for"
 GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
 SERVICES, WORKLOADS = "service", "workload"
+TAKES = {"all": (SERVICES, WORKLOADS), SERVICES: (SERVICES,), WORKLOADS: (WORKLOADS,), "none": ()}
+"""What a waypoint takes, by its label `WAYPOINT_FOR`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,9 @@ def waypoints(read: Read, key: Key) -> Waypoint | str:
     service = read(OBJECTS, Key(Service.TYPE, key.namespace, key.name))
     if not isinstance(service, Service):
         return f"it is not ready: there is no Service {key.namespace}/{key.name}"
-    wanted = gateway.labels.get(WAYPOINT_FOR, SERVICES)
-    takes = {"all": (SERVICES, WORKLOADS), SERVICES: (SERVICES,), WORKLOADS: (WORKLOADS,)}.get(wanted, ())
+    takes = TAKES.get(wanted := gateway.labels.get(WAYPOINT_FOR, SERVICES))
+    if takes is None:
+        return f"its label {WAYPOINT_FOR} is {wanted}; accepted: {', '.join(TAKES)}"
     host = f"{key.name}.{key.namespace}.svc.{read(SETTINGS, None).cluster_domain}"
     return Waypoint(key, GatewayAddress(NamespacedHostname(key.namespace, host)), frozenset(takes))
 

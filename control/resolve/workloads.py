@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from control.resolve.engine import Read, query
 from control.resolve.entries import of_service_entry, of_slice, of_workload_entry
-from control.resolve.policies import policy_keys
+from control.resolve.policies import workload_policies
 from control.resolve.services import NETWORK_LABEL, NamedPorts, memberships
 from control.resolve.tables import OBJECTS, SETTINGS, labels_of, node_locality
 from control.resolve.waypoints import workload_waypoint
@@ -72,7 +72,7 @@ def _of_pod(read: Read, pod: Pod) -> tuple[Workload, ...]:
         native_tunnel=native,
         # Only what is in the mesh is reached through a waypoint: a tunnel must be there to know that traffic came from it.
         waypoint=use.waypoint.address if use.waypoint is not None and redirected and not pod.spec.host_network else None,
-        policies=read(policy_keys, (pod.namespace, labels)),
+        policies=workload_policies(read, pod.namespace, labels, pod.status.addresses),
         health=Health.HEALTHY if healthy else Health.UNHEALTHY,
         cluster=settings.cluster,
         services=read(memberships, (pod.namespace, labels, _named_ports(pod), ())),

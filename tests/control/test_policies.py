@@ -220,3 +220,45 @@ def test_what_an_earlier_life_accepted_does_not_count_beside_what_is_accepted_no
     feed(found, OTHER, *PODS)
     assert denied(found) == set()
     assert kept(found) == []
+
+
+def test_what_was_gone_for_a_moment_has_no_past() -> None:
+    found = after((OTHER, *PODS))
+    found.put("files", "0.yaml", parse_file("", "0.yaml"))
+    feed(found, policy("p", f"{WEB}, {BAD}"), *PODS)
+    assert denied(found) == {"web"}, "as if it had been seen to be gone"
+    found.put("files", "0.yaml", parse_file("", "0.yaml"))
+    feed(found, OTHER, *PODS)
+    assert denied(found) == set()
+
+
+NOWHERE = policy("foo", BAD, "'[]'")
+REAL = policy("foo", DENY, "istio-system")
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (((REAL, *PODS), (REAL, *PODS, NOWHERE), (REAL, *PODS)), ALL),
+        (((NOWHERE, *PODS), (NOWHERE, *PODS, policy("foo", "action: ALLOW, rules: [{}]", "istio-system"))), ALL),
+        (((NOWHERE, *PODS, NOWHERE), (NOWHERE, *PODS)), ALL),
+        (((NOWHERE, *PODS, NOWHERE), PODS), set()),
+    ],
+    ids=["it goes, the real one stays", "the real one comes", "one of two goes", "both go"],
+)
+def test_a_policy_whose_namespace_cannot_be_read_is_no_other(steps: tuple[tuple[str, ...], ...], expected: set[str]) -> None:
+    assert denied(after(*steps)) == expected
+
+
+def test_a_policy_that_we_fail_to_compile_denies_its_namespace_or_with_another_root_the_whole_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("control.resolve.policies.compile_policy", broken)
+    for where, expected in (("shop", {"web", "db"}), ("mesh-root", ALL)):
+        found = Mesh(MeshSettings(root_namespace="mesh-root"))
+        for index, text in enumerate((policy("p", "rules: [{}]", where), *PODS)):
+            found.put("files", str(index), parse_file(text, str(index)))
+        found.publish(found.settle(found.take()))
+        assert denied(found) == expected
+        assert [bug[2].__class__ for bug in found.engine.bugs] == [ZeroDivisionError]

@@ -323,7 +323,17 @@ REACH = [
     ("kind: AuthorizationPolicy\nmetadata: {name: a}\nspec: [\n", "default", None, True),
     ("kind: AuthorizationPolicy\nmetadata: {namespace: [shop\n", None, None, True),
     ("kind: AuthorizationPolicy\nmetadata: {namespace: a}\nx: {namespace: b}\ny: [\n", None, None, True),
-    ("apiVersion: v1\nkind: Pod\nmetadata: [\n", "default", None, False),
+    ("kind: AuthorizationPolicy\nmetadata:\n  name: a\n  labels:\n    namespace: b\nspec: [\n", None, None, True),
+    ("kind: AuthorizationPolicy\nmetadata:\n  namespace: a\n  labels:\n    namespace: b\nspec: [\n", None, None, True),
+    ("kind: AuthorizationPolicy\nmetadata:\n  # namespace: b\n  name: a\nspec: [\n", None, None, True),
+    ("kind: AuthorizationPolicy\nmetadata:\n  namespace: {{ .Values.it }}\nspec: [\n", None, None, True),
+    ("kind: AuthorizationPolicy\nmetadata:\n  name: a\nspec: [\n", "default", None, True),
+    ("kind: AuthorizationPolicy\nmetadata:\n  name: [a\n", None, None, True),
+    ("kind: AuthorizationPolicy\nmetadata:\n  namespace: a # or not\n  name: [a\n", "a", None, True),
+    ("kind: AuthorizationPolicy\nmetadata: {name: a, labels: {}}\nspec: [\n", None, None, True),
+    ("kind: AuthorizationPolicy\nmetadata: {namespace: a}\n--\nkind: PeerAuthentication\nmetadata: {name: [", None, None, True),
+    ("{kind: AuthorizationPolicy, spec: [, metadata: {namespace: shop, name: a}}", "shop", None, True),
+    ("apiVersion: v1\nkind: Pod\nmetadata: [\n", None, None, False),
     (SERVICE % "{nope: 1}", "default", {}, False),
 ]
 

@@ -31,6 +31,7 @@ from mesh.model.manifest import (
     HTTPRoute,
     Key,
     Object,
+    PeerAuthentication,
     RequestAuthentication,
     TCPRoute,
     Telemetry,
@@ -113,7 +114,9 @@ def clusters_in(table: RouteTable | None, tcp: Iterable[TcpRoute]) -> set[str]:
 # Who may make them. Only at waypoints.
 
 Place = tuple[str, str, str]
-"""Kind, namespace and name of what a policy targets; the name is empty for policies of a whole namespace."""
+"""Kind, namespace and name of what a policy targets. Kind and name are empty for policies of a whole namespace, all three for those of the
+whole mesh."""
+EVERYWHERE: Place = ("", "", "")
 
 
 def _targeted(_: Key, entry: Object) -> Iterable[Place]:
@@ -128,11 +131,18 @@ TARGETED: Group[Key, Object | None, Place] = Group("objects by target", OBJECTS,
 
 
 def _unreadable(_: Subject, rejection: Rejection) -> Iterable[Place]:
-    if not rejection.kept:
-        for entry in rejection.refused:
-            if entry.policy and not entry.dry_run:
-                for ref in entry.targets:
-                    yield ref.kind, entry.namespace or "", ref.name
+    """What refused policies may be about at waypoints: those without targets only where it is the targets that could not be read."""
+    if rejection.kept:
+        return
+    for entry in rejection.refused:
+        if not entry.policy or entry.kind == PeerAuthentication.KIND or (entry.dry_run and entry.kind == AuthorizationPolicy.KIND):
+            continue
+        if entry.namespace is None:
+            yield EVERYWHERE
+        elif entry.selector is None:
+            yield "", entry.namespace, ""
+        for ref in entry.targets:
+            yield ref.kind, entry.namespace or "", ref.name
 
 
 UNREADABLE: Group[Subject, Rejection | None, Place] = Group("refused policies by target", REJECTIONS, _unreadable)
@@ -151,7 +161,7 @@ class Guarded:
 NOT_GUARDED = Guarded()
 
 
-def _closed(arg: tuple[View, NamespacedHostname | None]) -> Guarded:
+def _closed(_: Read, arg: tuple[View, NamespacedHostname | None]) -> Guarded:
     """Where we fail to make out who may pass, nobody may."""
     denied = authorization.enforced((), (), [Key(AuthorizationPolicy.TYPE, arg[0].namespace, "bug")]).value
     return Guarded(Guard(denied.http, denied.tcp))
@@ -168,7 +178,9 @@ def guard(read: Read, arg: tuple[View, NamespacedHostname | None]) -> Guarded:
     places = [(GATEWAY_CLASS, settings.root_namespace, WAYPOINT_CLASS), (GATEWAY, view.namespace, view.gateway)]
     if key is not None:
         places.append((key.kind, key.namespace, key.name))
-    unreadable = {_name(subject) for place in places for subject in read(UNREADABLE, place)}
+    wide = {settings.root_namespace, view.namespace, key.namespace if key is not None else view.namespace}
+    doubtful = [*places, EVERYWHERE, *(("", namespace, "") for namespace in sorted(wide))]
+    unreadable = {_name(subject) for place in doubtful for subject in read(UNREADABLE, place)}
     policies = _objects(read, places, AuthorizationPolicy)
     enforced = authorization.enforced(policies, (settings.trust_domain,), sorted(unreadable))
     requests = _objects(read, places, RequestAuthentication)

@@ -321,7 +321,10 @@ def refused_object(entry: Object, refusal: Refusal) -> Refused:
 
 
 _POLICY_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(POLICY_KINDS))}|{re.escape(POLICY_GROUP)})\b")
-_NAMESPACE_WORDS = re.compile(r"""\bnamespace["']?\s*:\s*["']?([a-z0-9](?:[-a-z0-9]*[a-z0-9])?)["']?(?=[\s,}#]|$)""")
+_METADATA = re.compile(r"""^( *)(.*)\bmetadata["']?[ ]*:[ ]*(.*)$""", re.M)
+_NAMESPACE = re.compile(r"""["']?namespace["']?[ ]*:[ ]+["']?([a-z0-9](?:[-a-z0-9]*[a-z0-9])?)["']?[ ]*(?:#.*)?""")
+_METADATA_WORD = re.compile(r"\bmetadata\b")
+_NAMESPACE_KEY = re.compile(r"""\bnamespace["']?[ ]*:""")
 
 
 def _refused_file(file: str, value: str) -> Parsed:
@@ -330,12 +333,36 @@ def _refused_file(file: str, value: str) -> Parsed:
 
 
 def _refused_text(document: Document, file: str, refusals: tuple[Refusal, ...]) -> Refused:
-    """A document that is no YAML. If it speaks of policies, the namespaces that it speaks of, if it names exactly one, are covered."""
+    """A document that is no YAML. If it speaks of policies, it covers the namespace that it is of, if there is no doubt of that."""
     policy = _POLICY_WORDS.search(document.text) is not None
-    namespace: str | None = None
-    named = set(_NAMESPACE_WORDS.findall(document.text))
-    if len(named) == 1:
-        namespace = named.pop()
-    elif not re.search(r"\bnamespace\b", document.text):
-        namespace = DEFAULT_NAMESPACE
-    return Refused(refusals, file, "", namespace, "", policy)
+    return Refused(refusals, file, "", _namespace_in(document.text), "", policy)
+
+
+def _namespace_in(text: str) -> str | None:
+    """The namespace of the one object that a text without structure seems to be; None where it may be another."""
+    found = list(_METADATA.finditer(text))
+    if len(found) != 1 or len(_METADATA_WORD.findall(text)) != 1:
+        return None
+    indent, before, rest = found[0].groups()
+    if rest.startswith("{"):
+        inner, closed, _ = rest[1:].partition("}")
+        fields = [field.strip() for field in inner.split(",")]
+        return _one_namespace(text, fields, whole=bool(closed)) if "{" not in inner else None
+    if before or (rest and not rest.startswith("#")):
+        return None
+    lines = [line for line in text[found[0].end() :].splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    depths = [len(line) - len(line.lstrip(" ")) for line in lines]
+    end = next((number for number, depth in enumerate(depths) if depth <= len(indent)), len(lines))
+    fields = [line.strip() for line, depth in zip(lines[:end], depths[:end], strict=True) if depth == depths[0]]
+    return _one_namespace(text, fields, whole=end < len(lines))
+
+
+def _one_namespace(text: str, fields: list[str], *, whole: bool) -> str | None:
+    """What the one field that is a namespace says, if `text` speaks of no other. `whole`: there are no more fields than these."""
+    named = [field for field in fields if _NAMESPACE_KEY.search(field)]
+    if len(named) != len(_NAMESPACE_KEY.findall(text)):
+        return None
+    if not named:
+        return DEFAULT_NAMESPACE if whole else None
+    found = _NAMESPACE.fullmatch(named[0])
+    return found[1] if found and len(named) == 1 else None

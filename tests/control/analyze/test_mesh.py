@@ -111,7 +111,10 @@ CASES: dict[str, Case] = {
     ),
     "a waypoint for something unknown": (
         [SHOP, waypoint(meta="labels: {istio.io/waypoint-for: services}"), cart(), deployment("cart")],
-        ["CV0306 warning Gateway shop/wp metadata.labels[istio.io/waypoint-for]"],
+        [
+            "CV0303 warning Namespace shop metadata.labels[istio.io/use-waypoint]",
+            "CV0306 warning Gateway shop/wp metadata.labels[istio.io/waypoint-for]",
+        ],
     ),
     "a waypoint of a namespace outside the mesh": (
         [namespace("shop", "istio.io/use-waypoint: wp"), waypoint()],

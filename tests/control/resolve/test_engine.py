@@ -128,7 +128,7 @@ def test_a_bug_costs_one_cell_and_is_told() -> None:
     def inverse(read: Read, name: str) -> float:
         return 1 / read(numbers, name)
 
-    kept, rescued = Query("kept", 1, inverse), Query("rescued", 1, inverse, lambda name: -1.0)
+    kept, rescued = Query("kept", 1, inverse), Query("rescued", 1, inverse, lambda read, name: -1.0)
     engine = Engine([kept, rescued])
     for name, value in (("a", 2), ("b", 4)):
         engine.set(numbers, name, value)
