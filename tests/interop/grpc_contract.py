@@ -124,13 +124,13 @@ class Contract(ABC):
             assert answer.result() == "v2"
 
     def test_timeouts(self, mesh: Mesh) -> None:
-        mesh.route(rule("v1", when={"x-free": {"exact": "yes"}}), rule("v1", timeout="0.3s"))
+        mesh.route(rule("v1", when={"x-free": {"exact": "yes"}}), rule("v1", timeout="0.8s"))
         with self.client(mesh) as caller:
+            assert caller.call(x_free="yes", x_slow="1") == "v1"
             assert caller.call() == "v1"
-            assert caller.call(x_free="yes", x_slow="0.5") == "v1"
             began = time.monotonic()
-            assert caller.call(x_slow="4").startswith("DEADLINE_EXCEEDED")
-            assert 0.25 < time.monotonic() - began < 3
+            assert caller.call(x_slow="5").startswith("DEADLINE_EXCEEDED")
+            assert 0.7 < time.monotonic() - began < 4.5
 
     def test_faults(self, mesh: Mesh) -> None:
         faults = {
@@ -166,7 +166,7 @@ class Contract(ABC):
             for where in NOWHERE:
                 began = time.monotonic()
                 assert caller.call(x_to=where).startswith("UNAVAILABLE")
-                assert time.monotonic() - began < 3
+                assert time.monotonic() - began < 5
 
     def test_a_header_keeps_its_server(self, mesh: Mesh) -> None:
         mesh.balance({"loadBalancer": {"consistentHash": {"httpHeaderName": "x-user"}}}, subset="all")
