@@ -22,7 +22,7 @@ import pytest
 
 from tests.interop.grpc_callers import Caller
 from tests.interop.grpc_echo import echo
-from tests.interop.grpc_mesh import TARGET, Mesh, mesh_in, rule
+from tests.interop.grpc_mesh import ADDRESSES, TARGET, Mesh, mesh_in, rule
 from tests.interop.proxied import eventually
 
 BOTH = {"v1", "v2"}
@@ -41,6 +41,29 @@ NOWHERE = {
     "no such subset": rule("v9"),
     "no such host": {"route": [{"destination": {"host": "nobody.shop.svc.cluster.local"}}]},
 }
+
+
+BACKENDS = "---".join(
+    f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: reviews-{version}, namespace: shop}}
+spec: {{clusterIP: 10.96.1.{number}, selector: {{app: reviews, version: {version}}}, ports: [{{port: 9080, name: grpc, targetPort: PORT}}]}}
+"""
+    for number, version in enumerate(ADDRESSES, 1)
+)
+GRPC_ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: reviews, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: reviews}]
+  rules:
+  - matches: [{method: {service: echo.Echo, method: Say}, headers: [{name: end-user, value: jason}]}]
+    backendRefs: [{name: reviews-v2, port: 9080}]
+  - matches: [{method: {service: echo.Echo}}]
+    backendRefs: [{name: reviews-v1, port: 9080}]
+"""
 
 
 class Contract(ABC):
@@ -89,6 +112,12 @@ class Contract(ABC):
             assert caller.call(x_kind="42") == "v2"
             assert caller.call(x_kind="4x") == "v1"
             assert caller.call(x_no="no").startswith("UNAVAILABLE"), "there is no route"
+
+    def test_routes_of_the_gateway_api(self, mesh: Mesh) -> None:
+        mesh.running.put(backends=BACKENDS.replace("PORT", str(mesh.servers["v1"].port)), routes=GRPC_ROUTE)
+        with self.client(mesh) as caller:
+            assert caller.calls(10, end_user="jason") == {"v2": 10}
+            assert caller.calls(10) == {"v1": 10}
 
     def test_retries(self, mesh: Mesh) -> None:
         mesh.route(rule("v1", retries={"attempts": 3, "retryOn": "unavailable"}))
