@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.io.http import HttpLimits, HttpServer
 from mesh.model.codec.proto import ADDRESS_TYPE
 from tests.control.plane import Plane, Stream, pod, running
 
@@ -59,6 +61,23 @@ def test_who_connects_and_says_nothing_or_nonsense_keeps_nobody_out(tmp_path: Pa
             await Stream(channel).start()
         for writer in held:
             writer.transport.abort()
+
+    run(tmp_path, main)
+
+
+def test_who_never_ends_its_handshake_with_admission_is_cut_off(tmp_path: Path) -> None:
+    async def main(plane: Plane) -> None:
+        tls = plane.plane.ca.serving(("localhost",)).context()
+        server = HttpServer({}, limits=HttpLimits(read_timeout=0.2), tls=tls)
+        await server.start("127.0.0.1:0")
+        for said in NONSENSE:
+            reader, writer = await asyncio.open_connection(*server.addresses[0])
+            writer.write(said)
+            with contextlib.suppress(ConnectionResetError):
+                while await reader.read(1000):
+                    pass
+            writer.transport.abort()
+        await server.close(0)
 
     run(tmp_path, main)
 
