@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from control.pipeline import MOST_SAID
 from mesh.io.http import HttpLimits, HttpServer
 from mesh.model.codec.proto import ADDRESS_TYPE
 from tests.control.plane import Plane, Stream, pod, running
@@ -166,3 +167,14 @@ def test_a_strange_file_is_refused_or_passed_over_and_said(tmp_path: Path, name:
 
 async def refusals(plane: Plane) -> list[dict[str, str]]:
     return list(json.loads((await plane.http("/debug/refusals"))[1]))
+
+
+def test_a_file_of_mistakes_is_told_whole_and_logged_in_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main(plane: Plane) -> None:
+        while len(await refusals(plane)) < 1000:
+            await asyncio.sleep(0.02)
+        lines = [record.getMessage() for record in caplog.records if record.name == "control"]
+        assert sum("Mistake" in line for line in lines) == MOST_SAID
+        assert "and 900 more refusals" in lines
+
+    run(tmp_path, main, **{"m.yaml": "---\n{apiVersion: v1, kind: Mistake, metadata: {name: a}}\n" * 1000})
