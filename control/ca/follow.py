@@ -30,6 +30,7 @@ log = Log("ca")
 
 SERVICE = "culvert.ca.v1.Trust"
 MAX_STREAMS = 4096
+MAX_OF_ONE = 64  # streams of one holder: none keeps out the others
 
 
 class FollowService:
@@ -52,10 +53,12 @@ class FollowService:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is required")
         assert caller is not None
         keeper = self._keeper
-        if len(keeper.holders.followers) >= MAX_STREAMS:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_STREAMS} followers")
+        holder, followers = holder_of(caller), keeper.holders.followers
+        if len(followers) >= MAX_STREAMS or sum(follower.holder == holder for follower in followers.values()) >= MAX_OF_ONE:
+            log.warning("a follower was refused: there are too many", caller=str(caller), followers=len(followers))
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_STREAMS} followers, or {MAX_OF_ONE} of one holder")
         changed = asyncio.Event()
-        number = keeper.holders.join(holder_of(caller), context.peer())
+        number = keeper.holders.join(holder, context.peer())
         keeper.listeners.add(changed)
         loop = asyncio.get_running_loop()
         reader = loop.create_task(self._read(number, reports))
@@ -75,7 +78,7 @@ class FollowService:
         keeper = self._keeper
         async for held in reports:
             problem = "".join(character if character.isprintable() else "?" for character in held.problem[:MAX_PROBLEM])
-            report = Report(held.token, held.certificates, held.waiting, problem)
+            report = Report(held.token[:MAX_PROBLEM], held.certificates, held.waiting, problem)
             keeper.holders.report(number, report, keeper.authority.token, keeper.clock())
 
     async def _write(self, changed: asyncio.Event, context: grpc.aio.ServicerContext[Any, Any]) -> None:

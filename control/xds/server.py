@@ -31,6 +31,7 @@ from mesh.model.workload import Locality
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 UNANSWERED = 60.0
 MAX_STREAMS = 1024
+MAX_OF_ONE = 256  # streams of one caller: who has one node's token does not keep out the other nodes
 MAX_NAME = 4096  # characters of a resource's name
 MAX_SAID = 1000  # characters of what a client said, in a log line or an answer
 SENDING = 24 << 20  # bytes of responses on their way at a time
@@ -141,9 +142,10 @@ class XdsServer:
             self._metrics.refused_clients.inc()
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is required")
         assert caller is not None
-        if len(self.clients) >= MAX_STREAMS:
+        if len(self.clients) >= MAX_STREAMS or sum(client.caller == caller for client in self.clients.values()) >= MAX_OF_ONE:
             self._metrics.cut_off.labels("too_many").inc()
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_STREAMS} streams")
+            log.warning("an xDS stream was refused: there are too many", caller=str(caller), streams=len(self.clients))
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_STREAMS} streams, or {MAX_OF_ONE} of one caller")
         loop = asyncio.get_running_loop()
         client = Client(next(self._numbers), caller, context.peer(), loop.time())
         self.clients[client.number] = client

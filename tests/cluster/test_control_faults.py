@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import jwt
 import pytest
 
 from control.kept import Snapshot
@@ -23,7 +25,7 @@ from tests.cluster.faults import Cut, Delay, Fault, Stale, call, error, gone_eve
 from tests.cluster.kubernetes import CRDS, Background, crd, delete_pod, establish, make_pod, retry, run_pod
 from tests.cluster.processes import Program, eventually
 from tests.cluster.replicas import NAMESPACE, Replica
-from tests.control.plane import Stream
+from tests.control.plane import Stream, certificate
 
 pytestmark = pytest.mark.cluster
 POLICIES = "/apis/security.istio.io/v1/namespaces/{}/authorizationpolicies"
@@ -152,7 +154,7 @@ def change(server: ApiServer, name: str, number: int) -> None:
         if index % 2 == 0:
             delete_pod(server, name, pod)
             server.api.delete(f"{policies}/short-{number}-{index}")
-        time.sleep(0.1)
+        time.sleep(0.05)
     make_pod(server, name, f"p{number}-last")
     run_pod(server, name, f"p{number}-last", f"10.20.{number + 1}.100")
 
@@ -160,6 +162,50 @@ def change(server: ApiServer, name: str, number: int) -> None:
 def resources(replica: Replica) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = replica.json("/debug/snapshot")["resources"]
     return found
+
+
+# Clocks that differ
+
+# What of a token is other than the server would have made it, in seconds from now, and whether it proves anything.
+TIMES: dict[str, tuple[dict[str, int], bool]] = {
+    "as it is": ({}, True),
+    "of a clock half a minute ahead": ({"iat": 30, "nbf": 30}, True),
+    "expired for half a minute": ({"iat": -3600, "nbf": -3600, "exp": -30}, True),
+    "expired for two minutes": ({"iat": -3600, "nbf": -3600, "exp": -120}, False),
+    "of a clock ten minutes ahead": ({"iat": 600, "nbf": 600}, False),
+    "issued in ten minutes, but valid": ({"iat": 600}, False),
+    "valid in ten minutes": ({"nbf": 600}, False),
+}
+
+
+def test_tokens_of_clocks_that_differ(server: ApiServer, tmp_path: Path) -> None:
+    good = server.token(NAMESPACE, "ztunnel", "istio-ca", pod="ztunnel-1")
+    with replicas.running(tmp_path, server) as (replica,), Background() as background:
+
+        async def answers(token: str) -> tuple[bool, bool]:
+            """Whether it opens a stream, and gets a certificate."""
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{replica.ports['plaintext'].number}") as channel:
+                stream = Stream(channel, token)
+                found = []
+                for asking in (stream.start(), certificate(channel, None, token=token)):
+                    try:
+                        await asking
+                        found.append(True)
+                    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                        found.append(False)
+                return found[0], found[1]
+
+        for what, (changes, proves) in TIMES.items():
+            now = int(time.time())
+            token = signed(server, good, **{name: now + seconds for name, seconds in changes.items()})
+            assert background.run(answers(token)) == (proves, proves), what
+
+
+def signed(server: ApiServer, like: str, **changes: int) -> str:
+    """A token as the server would have signed it."""
+    claims = jwt.decode(like, options={"verify_signature": False})
+    header = {"kid": jwt.get_unverified_header(like)["kid"]}
+    return jwt.encode({**claims, **changes}, server.pki.accounts_key.read_text(), algorithm="RS256", headers=header)
 
 
 # A disk that is full

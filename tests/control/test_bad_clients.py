@@ -125,6 +125,27 @@ def test_who_never_reads_is_cut_off_and_keeps_nobody_waiting(tmp_path: Path, mon
     run(tmp_path, main)
 
 
+def test_one_node_does_not_keep_out_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control.xds.server.MAX_OF_ONE", 3)
+
+    async def main(plane: Plane, good: Stream) -> None:
+        async with plane.channel() as channel:
+            streams = [Stream(channel) for _ in range(3)]
+            for stream in streams:
+                await stream.start()
+            assert (await ended(Stream(channel).call))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await metric(plane, 'culvert_xds_cut_off_total{reason="too_many"}') == 1
+            other = Stream(channel, TOKENS["n2"])
+            assert set(await other.start()) == BOTH
+            other.call.cancel()
+            streams[0].call.cancel()
+            while len(plane.plane.xds.clients) > 3:
+                await asyncio.sleep(0.01)
+            assert set(await Stream(channel).start()) == BOTH
+
+    run(tmp_path, main)
+
+
 # What is sent after a first response was acknowledged, and whether the stream goes on: else, what is said.
 GARBAGE: dict[str, tuple[dict[str, Any], str]] = {
     "a nonce that never was": ({"response_nonce": "nonsense"}, ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from control.pipeline import MOST_SAID
+from mesh.io.http import HttpLimits, HttpServer
 from mesh.model.codec.proto import ADDRESS_TYPE
 from tests.control.plane import Plane, Stream, pod, running
 
@@ -59,6 +62,23 @@ def test_who_connects_and_says_nothing_or_nonsense_keeps_nobody_out(tmp_path: Pa
             await Stream(channel).start()
         for writer in held:
             writer.transport.abort()
+
+    run(tmp_path, main)
+
+
+def test_who_never_ends_its_handshake_with_admission_is_cut_off(tmp_path: Path) -> None:
+    async def main(plane: Plane) -> None:
+        tls = plane.plane.ca.serving(("localhost",)).context()
+        server = HttpServer({}, limits=HttpLimits(read_timeout=0.2), tls=tls)
+        await server.start("127.0.0.1:0")
+        for said in NONSENSE:
+            reader, writer = await asyncio.open_connection(*server.addresses[0])
+            writer.write(said)
+            with contextlib.suppress(ConnectionResetError):
+                while await reader.read(1000):
+                    pass
+            writer.transport.abort()
+        await server.close(0)
 
     run(tmp_path, main)
 
@@ -147,3 +167,14 @@ def test_a_strange_file_is_refused_or_passed_over_and_said(tmp_path: Path, name:
 
 async def refusals(plane: Plane) -> list[dict[str, str]]:
     return list(json.loads((await plane.http("/debug/refusals"))[1]))
+
+
+def test_a_file_of_mistakes_is_told_whole_and_logged_in_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main(plane: Plane) -> None:
+        while len(await refusals(plane)) < 1000:
+            await asyncio.sleep(0.02)
+        lines = [record.getMessage() for record in caplog.records if record.name == "control"]
+        assert sum("Mistake" in line for line in lines) == MOST_SAID
+        assert "and 900 more refusals" in lines
+
+    run(tmp_path, main, **{"m.yaml": "---\n{apiVersion: v1, kind: Mistake, metadata: {name: a}}\n" * 1000})

@@ -21,7 +21,7 @@ from control.app import GRPC_OPTIONS
 from control.auth import Caller, Metadata
 from control.auth.tokens import bearer
 from control.ca.follow import FollowService
-from control.ca.holders import Holders
+from control.ca.holders import MAX_PROBLEM, Holders
 from control.ca.keeper import Keeper
 from control.ca.metrics import CaMetrics
 from control.ca.rates import Rates
@@ -349,6 +349,36 @@ def test_all_streams_of_a_node_must_have_renewed(tmp_path: Path) -> None:
         assert holders.confirmed() == set()
         streams[1].cancel()
         await until(lambda: holders.confirmed() == {"node-1"})
+
+    run(tmp_path, check, holders=holders)
+
+
+def test_one_node_does_not_keep_out_other_followers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control.ca.follow.MAX_OF_ONE", 2)
+
+    async def check(at: Desk) -> None:
+        streams = [at.follow("node-1") for _ in range(2)]
+        for stream in streams:
+            await stream.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await at.follow("tunnel").read()  # the same node's
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await at.follow("node-2").read()).token
+
+    run(tmp_path, check)
+
+
+def test_what_a_follower_says_is_kept_in_part(tmp_path: Path) -> None:
+    holders = Holders()
+
+    async def check(at: Desk) -> None:
+        stream = at.follow("node-1")
+        await stream.read()
+        await stream.write(trust_pb2.Held(token="x" * (1 << 20), problem="y" * (1 << 20), certificates=1))
+        await until(lambda: any(follower.report.certificates for follower in holders.followers.values()))
+        (follower,) = holders.followers.values()
+        assert (len(follower.report.token), len(follower.report.problem)) == (MAX_PROBLEM, MAX_PROBLEM)
+        assert holders.confirmed() == set()
 
     run(tmp_path, check, holders=holders)
 
