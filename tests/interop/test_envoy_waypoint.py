@@ -166,3 +166,22 @@ def test_certificates_are_renewed_in_time(tmp_path: Path) -> None:
             (before,) = shown(mesh)
             eventually(lambda before=before: before not in shown(mesh), "another certificate", SHORT)
             requests.go_on()
+
+
+def test_a_token_that_takes_the_place_of_another_is_used(mesh: Tended) -> None:
+    """As Kubernetes does with projected tokens: by a rename in their directory."""
+    old, new = mesh.mesh.token.read_text(), "another-token-of-node-number-one"
+    fresh = mesh.mesh.token.with_name(".n1")
+    fresh.write_text(new)
+    fresh.chmod(0o600)
+    fresh.rename(mesh.mesh.token)
+
+    def proves(token: str) -> bool:
+        return mesh.mesh.call(mesh.mesh.plane.xds._authenticator.authenticate([("authorization", f"Bearer {token}")])) is not None
+
+    eventually(lambda: proves(new) and not proves(old), "the old token proves nothing any more")
+    mesh.mesh.put(routes=ROUTES.replace("418", "425"))
+    eventually(lambda: mesh.ask("/teapot").status == 425, "over the stream that it has")
+    mesh.door.cut()
+    mesh.mesh.put(routes=ROUTES.replace("418", "421"))
+    eventually(lambda: mesh.ask("/teapot").status == 421, "over the next")
