@@ -72,7 +72,7 @@ class Envoy:
                     if kind == CLUSTER and entry["cluster"].get("type") == "EDS":
                         discovered.add(_at(entry, path))
         found[ENDPOINTS] &= discovered  # a dump has those of other clusters as well
-        found[SECRET].discard(bootstrap.ROOTS_SECRET)  # from a file
+        found[SECRET] -= {bootstrap.ROOTS_SECRET, bootstrap.TOKEN_SECRET}  # from files
         return found
 
     def check(self) -> None:
@@ -142,9 +142,10 @@ def running(
     assert binary is not None
     admin, outbound, proxy = place.free_ports(3) if place is not None else envoy.free_ports(3)
     own = {"CULVERT_OUTBOUND_PORT": str(outbound), "HTTP_PROXY_PORT": str(proxy), **(metadata or {})}
-    path, log, trust = (directory / name for name in ("bootstrap.json", "envoy.log", "trust.json"))
-    told = replace(control or over_tls(mesh), trust=str(trust))
-    trust.write_text(bootstrap.json(bootstrap.trust(told)))
+    path, log = directory / "bootstrap.json", directory / "envoy.log"
+    told = replace(control or over_tls(mesh), secrets=str(directory))
+    for name, secret in bootstrap.secret_files(told).items():
+        (directory / name).write_text(bootstrap.json(secret))
     config = bootstrap.bootstrap(bootstrap.Node(node, "test", own), told, admin_port=admin, delta=delta)
     path.write_text(bootstrap.json(config))
     command = ["setpriv", "--pdeathsig", "KILL", "--", *(place.inside if place is not None else ())]

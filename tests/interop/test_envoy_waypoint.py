@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from cryptography import x509
 from control.ca.keeper import Keeper
 from control.ca.state import Phase
 from mesh.model.errors import PeerError
+from tests.control.ca.support import secret_lines
 from tests.interop import envoy, tended
 from tests.interop.proxied import eventually
 from tests.interop.steady import Steady, steady
@@ -157,6 +159,24 @@ def test_the_control_plane_is_found_again_after_a_change_of_root(mesh: Tended) -
     mesh.door.cut()
     mesh.mesh.put(routes=ROUTES.replace("418", "429"))
     eventually(lambda: mesh.ask("/teapot").status == 429, "the next routes")
+    mesh.mesh.put(routes=ROUTES)
+
+
+def test_keys_are_in_no_dump_and_no_log(mesh: Tended) -> None:
+    """Of Envoy's: it tells a key by its type. Of ours see tests/control."""
+
+    async def found() -> str:
+        made = mesh.mesh.plane.secrets.current(identity("waypoint"))
+        assert made is not None
+        return made.pair.key.decode()
+
+    lines = secret_lines(mesh.mesh.call(found()))
+    assert len(lines) == 2
+    # Three bytes are four letters, so that in a longer text it is one of these three.
+    encoded = {base64.b64encode(b" " * shift + line.encode()).decode()[4:-4] for line in lines for shift in range(3)}
+    said = mesh.envoy.get("/config_dump") + mesh.envoy.log.read_text() + mesh.envoy.get("/certs")
+    assert "[redacted]" in said
+    assert not [line for line in lines | encoded if line in said]
 
 
 def test_certificates_are_renewed_in_time(tmp_path: Path) -> None:
@@ -166,3 +186,23 @@ def test_certificates_are_renewed_in_time(tmp_path: Path) -> None:
             (before,) = shown(mesh)
             eventually(lambda before=before: before not in shown(mesh), "another certificate", SHORT)
             requests.go_on()
+
+
+def test_a_token_that_takes_the_place_of_another_is_used(mesh: Tended) -> None:
+    """As Kubernetes does with projected tokens: by a rename in their directory."""
+    old, new = mesh.mesh.token.read_text(), "another-token-of-node-number-one"
+    fresh = mesh.mesh.token.with_name(".n1")
+    fresh.write_text(new)
+    fresh.chmod(0o600)
+    fresh.rename(mesh.mesh.token)
+
+    def proves(token: str) -> bool:
+        return mesh.mesh.call(mesh.mesh.plane.xds._authenticator.authenticate([("authorization", f"Bearer {token}")])) is not None
+
+    eventually(lambda: proves(new) and not proves(old), "the old token proves nothing any more")
+    mesh.mesh.put(routes=ROUTES.replace("418", "425"))
+    eventually(lambda: mesh.ask("/teapot").status == 425, "over the stream that it has")
+    mesh.door.cut()
+    mesh.mesh.put(routes=ROUTES.replace("418", "421"))
+    eventually(lambda: mesh.ask("/teapot").status == 421, "over the next")
+    mesh.mesh.put(routes=ROUTES)

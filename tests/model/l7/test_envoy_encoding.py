@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -178,11 +179,19 @@ def test_bootstrap_is_json_that_names_its_plane() -> None:
         assert word in text
 
 
-def test_bootstrap_reads_the_control_planes_roots_again_when_it_is_told_how() -> None:
-    plane = bootstrap.ControlPlane("istiod", 15012, "/etc/mesh/roots.pem", "istiod.svc", trust="/etc/envoy/trust.json")
+def test_what_changes_while_an_envoy_runs_is_named_by_files_of_secrets() -> None:
+    plane = bootstrap.ControlPlane("istiod", 15012, "/etc/mesh/roots.pem", "istiod.svc", "/var/run/tokens/token", secrets="/etc/envoy")
     text = bootstrap.json(bootstrap.bootstrap(bootstrap.Node("router~10.0.0.1~a.shop~shop.svc", "a"), plane))
-    assert "/etc/envoy/trust.json" in text
-    assert "/etc/mesh/roots.pem" not in text
-    (secret,) = json.loads(bootstrap.json(bootstrap.trust(plane)))["resources"]
-    assert secret["name"] in text
-    assert secret["validation_context"] == {"trusted_ca": {"filename": "/etc/mesh/roots.pem"}, "watched_directory": {"path": "/etc/mesh"}}
+    assert "/etc/mesh" not in text
+    assert "/var/run/tokens" not in text
+    files = {name: json.loads(bootstrap.json(message))["resources"] for name, message in bootstrap.secret_files(plane).items()}
+    assert all(f"/etc/envoy/{name}" in text for name in files)
+    assert [len(resources) for resources in files.values()] == [1, 1]
+    (roots,), (token,) = files.values()
+    assert roots["validation_context"] == {
+        "trusted_ca": {"filename": "/etc/mesh/roots.pem"},
+        "watched_directory": {"path": "/etc/mesh"},
+    }
+    watched = {"filename": "/var/run/tokens/token", "watched_directory": {"path": "/var/run/tokens"}}
+    assert token["generic_secret"] == {"secret": watched}
+    assert set(bootstrap.secret_files(replace(plane, token=""))) == {f"{roots['name']}.json"}

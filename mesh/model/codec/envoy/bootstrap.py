@@ -2,8 +2,9 @@
 
     envoy -c <(python -c "…json(bootstrap(…))")
 
-Everything else comes over one ADS stream. A change of the mesh's root has the control plane show a certificate from another one, so that
-Envoy must read again what it checks that with. It does so for files that are named by a file of secrets, not for those that are named here.
+Everything else comes over one ADS stream. A change of the mesh's root has the control plane show a certificate from another one, and tokens
+expire, so that Envoy must read again what it begins with. It does so for files that a file of secrets names, not for those that are named
+here.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ INJECTOR, INJECTED, CODEC = (
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """`roots` is a file in PEM that its certificate is checked with; "" speaks plaintext, for loopback. `trust`: the file in which is what
-    `trust` makes of this, so that `roots` are read again when another file takes its place; without, they are read once. `token`: a file
-    whose content proves who the proxy is; it is read again when it changes, as Kubernetes' projected tokens do.
+    """`roots` is a file in PEM that its certificate is checked with; "" speaks plaintext, for loopback. `token`: a file whose content
+    proves who the proxy is. `secrets`: a directory with the files that `secret_files` makes of this; then both are read again when another
+    file takes their place, as it does with Kubernetes' projected tokens. Without, they are read once.
     """
 
     host: str
@@ -51,7 +52,7 @@ class ControlPlane:
     roots: str = ""
     server_name: str = ""
     token: str = ""
-    trust: str = ""
+    secrets: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +85,40 @@ def bootstrap(node: Node, plane: ControlPlane, *, admin_port: int | None = 15000
     made.static_resources.clusters.append(_plane(plane))
     layer = made.layered_runtime.layers.add(name="culvert")
     layer.static_layer.update({"re2.max_program_size.error_level": MAX_PROGRAM})
-    if plane.token:
+    if plane.token and not plane.secrets:
         secret = made.static_resources.secrets.add(name=TOKEN_SECRET)
         secret.generic_secret.secret.filename = plane.token
     return made
 
 
-def trust(plane: ControlPlane) -> Any:
-    """The secrets that Envoy reads from a file: what the control plane's certificate is checked with."""
-    made = discovery_pb2.DiscoveryResponse(version_info="1")
-    roots = secret_pb2.Secret(name=ROOTS_SECRET)
+def secret_files(plane: ControlPlane) -> dict[str, Any]:
+    """By name, what Envoy reads from `plane.secrets`: each names a file that it watches. One secret each, Envoy takes no more."""
+    roots, token = (secret_pb2.Secret(name=name) for name in (ROOTS_SECRET, TOKEN_SECRET))
     roots.validation_context.trusted_ca.filename = plane.roots
-    roots.validation_context.watched_directory.path = str(PurePosixPath(plane.roots).parent)
-    made.resources.append(parts.packed(roots))
+    roots.validation_context.watched_directory.path = _directory(plane.roots)
+    token.generic_secret.secret.filename = plane.token
+    token.generic_secret.secret.watched_directory.path = _directory(plane.token)
+    wanted = [secret for secret, path in ((roots, plane.roots), (token, plane.token)) if path]
+    return {f"{one.name}.json": discovery_pb2.DiscoveryResponse(version_info="1", resources=[parts.packed(one)]) for one in wanted}
+
+
+def _directory(path: str) -> str:
+    return str(PurePosixPath(path).parent)
+
+
+def _from_file(plane: ControlPlane, name: str) -> Any:
+    made = secret_pb2.SdsSecretConfig(name=name)
+    made.sds_config.resource_api_version = config_source_pb2.ApiVersion.V3
+    made.sds_config.path_config_source.path = str(PurePosixPath(plane.secrets) / f"{name}.json")
     return made
 
 
-def _bearer() -> Any:
+def _bearer(plane: ControlPlane) -> Any:
     """Written by field names, since the prefix is younger than the messages that we have."""
+    named = _from_file(plane, TOKEN_SECRET) if plane.secrets else secret_pb2.SdsSecretConfig(name=TOKEN_SECRET)
+    credential = json_format.MessageToDict(named, preserving_proto_field_name=True)
     made = typed_struct_pb2.TypedStruct(type_url=parts.TYPE_PREFIX + generic_pb2.Generic.DESCRIPTOR.full_name)
-    made.value.update({"credential": {"name": TOKEN_SECRET}, "header": "authorization", "header_value_prefix": "Bearer "})
+    made.value.update({"credential": credential, "header": "authorization", "header_value_prefix": "Bearer "})
     return made
 
 
@@ -122,7 +137,7 @@ def _plane(plane: ControlPlane) -> Any:
     options.explicit_http_config.http2_protocol_options.connection_keepalive.interval.seconds = 30
     options.explicit_http_config.http2_protocol_options.connection_keepalive.timeout.seconds = 20
     if plane.token:
-        injector = credential_injector_pb2.CredentialInjector(overwrite=True, credential=parts.extension(INJECTED, _bearer()))
+        injector = credential_injector_pb2.CredentialInjector(overwrite=True, credential=parts.extension(INJECTED, _bearer(plane)))
         options.http_filters.extend([filters.http(INJECTOR, injector), filters.http(CODEC, upstream_codec_pb2.UpstreamCodec())])
     made.typed_extension_protocol_options[clusters.HTTP_OPTIONS].CopyFrom(parts.packed(options))
     if plane.roots:
@@ -130,12 +145,9 @@ def _plane(plane: ControlPlane) -> Any:
         common = tls_pb2.CommonTlsContext(alpn_protocols=[tls.H2])
         checked = common_pb2.CertificateValidationContext()
         checked.match_typed_subject_alt_names.add(san_type=common_pb2.SubjectAltNameMatcher.DNS).matcher.exact = name
-        if plane.trust:
-            read = secret_pb2.SdsSecretConfig(name=ROOTS_SECRET)
-            read.sds_config.resource_api_version = config_source_pb2.ApiVersion.V3
-            read.sds_config.path_config_source.path = plane.trust
+        if plane.secrets:
             common.combined_validation_context.default_validation_context.CopyFrom(checked)
-            common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(read)
+            common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(_from_file(plane, ROOTS_SECRET))
         else:
             checked.trusted_ca.filename = plane.roots
             common.validation_context.CopyFrom(checked)
