@@ -279,7 +279,6 @@ def test_replicas_know_of_each_others_proxies(tmp_path: Path) -> None:
             holders[1].issued("shop/web-1", keepers[1].clock() + 60, keepers[1].clock())
             await keepers[0].introduce()
             await until(lambda: keepers[0].gate().waiting == ("shop/cart-1", "shop/web-1"))
-            assert keepers[0].clock() < keepers[0].gate().settled_at, "it was heard before a step could be taken"
             assert keepers[1].authority.token == keepers[0].authority.token
             holders[1].report(proxy, Report(keepers[1].authority.token, 1), keepers[1].authority.token, keepers[1].clock())
             await until(lambda: keepers[0].gate().waiting == ("shop/web-1",))
