@@ -41,7 +41,7 @@ from mesh.model.workload import AppProtocol
 from tests.model.l7.objects import CLIENT, GRPC, WAYPOINT, host, made, problems, service, target, targets
 
 V1, V2 = (f"outbound|80||{host(name)}" for name in ("v1", "v2"))
-KNOWN = targets(target("v1"), target("v2"))
+KNOWN = targets(target("v1"), target("v2"), target("v1", namespace="team"), target("v1", namespace="other"))
 PARENT = {"group": "", "kind": "Service", "name": "app"}
 
 
@@ -438,3 +438,85 @@ def test_grpc_clients_get_what_they_can_do() -> None:
     assert found.value.table is not None
     assert found.value.table.hosts[0].routes[0].request == HeaderOps()
     assert [note.problem for note in found.notes] == [Problem.UNSUPPORTED]
+
+
+# What a consumer writes is for its own clients
+
+
+def of_everybody(found: tuple[Route, ...]) -> list[Route]:
+    """What is left for clients of no consumer."""
+    return [entry for entry in found if not entry.match.source_namespace]
+
+
+SERVICE = made("VirtualService", {"hosts": ["app"], "http": [{"name": "mine", "route": [{"destination": {"host": "v2"}}]}]})
+AGED: dict[str, Any] = {"rules": [{"backendRefs": [backend()]}], "namespace": "team", "age": 9}
+
+
+@pytest.mark.parametrize(
+    "consumer", [route(**AGED), route("GRPCRoute", **AGED), l4("TCPRoute", namespace="team", age=9)], ids=lambda one: one.KIND
+)
+@pytest.mark.parametrize("protocol", [AppProtocol.HTTP11, AppProtocol.UNKNOWN, AppProtocol.TCP, AppProtocol.TLS])
+@pytest.mark.parametrize(
+    "producers",
+    [
+        (),
+        (SERVICE,),
+        (route(name="p"),),
+        (route("GRPCRoute", name="p"),),
+        (l4("TCPRoute", "p"),),
+        (l4("TLSRoute", "p", hostnames=["a.b"]),),
+    ],
+    ids=lambda found: found[0].KIND if found else "nothing",
+)
+@pytest.mark.parametrize("context", [WAYPOINT, CLIENT, GRPC], ids=lambda context: context.kind.value)
+def test_a_consumers_route_changes_nothing_for_others(
+    consumer: Any, protocol: AppProtocol, producers: tuple[Any, ...], context: Context
+) -> None:
+    alone, beside = (translated(*found, protocol=protocol, context=context) for found in (producers, (consumer, *producers)))
+    assert beside.value.traffic is alone.value.traffic
+    assert beside.value.tcp == alone.value.tcp
+    assert [note for note in beside.notes if note.subject != consumer.key] == list(alone.notes)
+    if alone.value.table is None:
+        assert beside.value.table is None
+    else:
+        assert beside.value.table is not None
+        assert of_everybody(beside.value.table.hosts[0].routes) == list(alone.value.table.hosts[0].routes)
+
+
+def test_a_consumers_route_is_for_what_turns_out_to_be_http() -> None:
+    found = translated(route(namespace="team"), protocol=AppProtocol.UNKNOWN)
+    assert found.value.traffic is Traffic.AUTO
+    assert found.value.table is not None
+    ours = [entry for entry in found.value.table.hosts[0].routes if entry.match.source_namespace == "team"]
+    forward = Forward((Destination(f"outbound|80||{host('v1', 'team')}"),), retry=DEFAULT_RETRY, missing_status=500)
+    assert [entry.action for entry in ours] == [forward, Respond(404)]
+    assert found.notes == ()
+
+
+def test_a_consumers_kind_goes_before_the_producers_at_its_clients() -> None:
+    team = Context(Kind.CLIENT, "team")
+    found = translated(route("GRPCRoute", name="rpc", age=9), route(namespace="team"), context=team)
+    assert found.value.table is not None
+    assert [entry.name for entry in found.value.table.hosts[0].routes] == ["team.one.rules[0]"]
+    assert found.notes == ()
+
+
+def test_a_consumers_route_that_has_no_effect_leaves_the_producers() -> None:
+    team = Context(Kind.CLIENT, "team")
+    found = translated(l4("TCPRoute", namespace="team"), route(name="producer"), context=team)
+    assert found.value.table is not None
+    assert [entry.name for entry in found.value.table.hosts[0].routes] == ["shop.producer.rules[0]"]
+    assert [(note.problem, note.subject.kind) for note in found.notes] == [(Problem.NO_EFFECT, "TCPRoute")]
+
+
+def test_kinds_of_two_consumers_are_no_conflict() -> None:
+    found = translated(route(namespace="team"), route("GRPCRoute", namespace="other"), route(name="producer"))
+    assert found.value.table is not None
+    assert [(entry.match.source_namespace, entry.name) for entry in found.value.table.hosts[0].routes] == [
+        ("other", "other.one.rules[0]"),
+        ("other", ""),
+        ("team", "team.one.rules[0]"),
+        ("team", ""),
+        ("", "shop.producer.rules[0]"),
+    ]
+    assert found.notes == ()

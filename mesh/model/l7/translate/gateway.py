@@ -7,7 +7,7 @@ without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -31,7 +31,7 @@ from mesh.model.l7.routes import (
     RouteMatch,
 )
 from mesh.model.l7.texts import PRESENT, TextMatch, exact, quoted, regex, unsafe
-from mesh.model.l7.translate.attached import Audience, R, backend_host
+from mesh.model.l7.translate.attached import R, backend_host
 from mesh.model.l7.translate.headers import Author, modified
 from mesh.model.l7.translate.targets import Chosen, Finder
 from mesh.model.l7.translate.virtual_service import DEFAULT_PORTS, redirect_port
@@ -48,17 +48,16 @@ BROKEN = Respond(500)
 SIMPLE_METHODS = ("GET", "HEAD", "POST")
 
 
-def in_order(groups: Sequence[Audience[R]], ranked: Callable[[R], Iterable[tuple[Any, Route]]]) -> tuple[Route, ...]:
-    """`groups` as `attached.audiences` has them; `ranked` tells a route's rules with what they are sorted by. Clients of a consumer whose
-    requests match nothing get 404, and never go by what the producer says.
-    """
-    found: list[Route] = []
-    for group in groups:
-        rules = sorted((entry for route in group.routes for entry in ranked(route)), key=lambda entry: entry[0])
-        found += [replace(route, match=replace(route.match, source_namespace=group.namespace)) for _, route in rules]
-        if group.namespace:
-            found.append(Route(RouteMatch(source_namespace=group.namespace), Respond(404)))
-    return tuple(found)
+def in_order(routes: Iterable[R], ranked: Callable[[R], Iterable[tuple[Any, Route]]]) -> tuple[Route, ...]:
+    """`ranked` tells a route's rules with what they are sorted by."""
+    return tuple(made for _, made in sorted((entry for route in routes for entry in ranked(route)), key=lambda entry: entry[0]))
+
+
+def only_for(namespace: str, routes: Iterable[Route]) -> Iterator[Route]:
+    """For clients of a namespace. Those of their requests that match nothing get 404, and never go by what others wrote."""
+    for route in routes:
+        yield replace(route, match=replace(route.match, source_namespace=namespace))
+    yield Route(RouteMatch(source_namespace=namespace), Respond(404))
 
 
 @dataclass(frozen=True, slots=True)

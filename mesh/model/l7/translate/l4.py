@@ -7,13 +7,13 @@ is closed; VirtualServices that have no rule for a connection leave it to the se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from mesh.model.l7.clusters import Pool
 from mesh.model.l7.notes import Problem, Translated
 from mesh.model.l7.profile import Kind
 from mesh.model.l7.tcp import TcpDestination, TcpRoute
-from mesh.model.l7.translate.attached import Audience, backend_host
+from mesh.model.l7.translate.attached import backend_host
 from mesh.model.l7.translate.destination_rule import effective, pool_of
 from mesh.model.l7.translate.targets import Finder, Target, qualified
 from mesh.model.l7.translate.virtual_service import NOBODY, counts, for_client
@@ -23,11 +23,10 @@ from mesh.model.manifest.istio.matches import L4Match, TLSMatch
 from mesh.model.manifest.istio.virtualservice import L4Destination
 
 
-def gateway_tls(groups: Sequence[Audience[TLSRoute]], frontend: Target, finder: Finder) -> Translated[tuple[TcpRoute, ...]]:
-    """By server name, the longest first. Of two routes for one name the older counts."""
+def gateway_tls(routes: Iterable[TLSRoute], frontend: Target, finder: Finder) -> Translated[tuple[TcpRoute, ...]]:
+    """By server name, the longest first. Of two routes for one name the older counts. `routes`, oldest first, are those of one audience."""
     found: dict[str, TcpRoute] = {}
-    for route in _for_everybody(groups, finder):
-        assert isinstance(route, TLSRoute)
+    for route in routes:
         destinations = _backends(route, route.spec.rules[0], finder)
         name = f"{route.namespace}.{route.name}"
         for hostname in route.spec.hostnames or ("",):
@@ -40,10 +39,10 @@ def gateway_tls(groups: Sequence[Audience[TLSRoute]], frontend: Target, finder: 
     return finder.notes.done(tuple(found[name] for name in ordered))
 
 
-def gateway_tcp(groups: Sequence[Audience[TCPRoute]], frontend: Target, finder: Finder) -> Translated[tuple[TcpRoute, ...]]:
-    """The oldest takes every connection."""
+def gateway_tcp(routes: Iterable[TCPRoute], frontend: Target, finder: Finder) -> Translated[tuple[TcpRoute, ...]]:
+    """The oldest takes every connection. `routes` as above."""
     found: list[TcpRoute] = []
-    for route in _for_everybody(groups, finder):
+    for route in routes:
         if found:
             finder.notes.add(Problem.CONFLICT, route.key, "spec.parentRefs", f"{found[0].name}, which is older, takes every connection")
             continue
@@ -77,16 +76,6 @@ def virtual_services(
         chosen = finder.find(frontend.mesh.host, "", finder.port, NOBODY, "")
         found.append(TcpRoute((TcpDestination(chosen.cluster),)))
     return finder.notes.done(tuple(_timed(route, frontend, finder) for route in found))
-
-
-def _for_everybody(groups: Sequence[Audience[TLSRoute]] | Sequence[Audience[TCPRoute]], finder: Finder) -> Iterator[TLSRoute | TCPRoute]:
-    for group in groups:
-        for route in group.routes:
-            if group.namespace:
-                message = f"a waypoint cannot tell the connections of {group.namespace} from others: the route has no effect there"
-                finder.notes.add(Problem.NO_EFFECT, route.key, "spec.parentRefs", message)
-            else:
-                yield route
 
 
 def _backends(route: TLSRoute | TCPRoute, rule: L4RouteRule, finder: Finder) -> tuple[TcpDestination, ...]:
