@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mesh.model.l7.chains import Traffic
+from mesh.model.l7.names import BLACK_HOLE
 from mesh.model.l7.notes import Problem, Translated
 from mesh.model.l7.profile import Context, Kind
 from mesh.model.l7.routes import (
@@ -35,13 +36,15 @@ from mesh.model.l7.services import Resolution
 from mesh.model.l7.tcp import TcpDestination, TcpRoute
 from mesh.model.l7.texts import PRESENT, exact, regex
 from mesh.model.l7.translate.ports import PortRoutes, Written, port_routes
-from mesh.model.l7.translate.targets import Target
+from mesh.model.l7.translate.targets import Reference, Target
 from mesh.model.l7.translate.virtual_service import DEFAULT_RETRY, RETRY_ON
 from mesh.model.workload import AppProtocol
 from tests.model.l7.objects import CLIENT, GRPC, WAYPOINT, host, made, problems, service, target, targets
 
 V1, V2 = (f"outbound|80||{host(name)}" for name in ("v1", "v2"))
-KNOWN = targets(target("v1"), target("v2"), target("v1", namespace="team"), target("v1", namespace="other"))
+KNOWN = targets(
+    target("v1"), target("v2"), target("v1", namespace="team"), target("v1", namespace="other"), target("v2", namespace="other")
+)
 PARENT = {"group": "", "kind": "Service", "name": "app"}
 
 
@@ -519,4 +522,88 @@ def test_kinds_of_two_consumers_are_no_conflict() -> None:
         ("team", ""),
         ("", "shop.producer.rules[0]"),
     ]
+    assert found.notes == ()
+
+
+# Other namespaces
+
+ELSEWHERE = backend(namespace="other")
+GRANTED = {"granted": frozenset({Reference(kind, "shop", "v1", "other") for kind in ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute")})}
+V1_ELSEWHERE = f"outbound|80||{host('v1', 'other')}"
+
+
+@pytest.mark.parametrize(("kind", "status"), [("HTTPRoute", 500), ("GRPCRoute", 503)])
+@pytest.mark.parametrize(
+    ("ref", "field"),
+    [
+        (ELSEWHERE, "namespace"),
+        ({"group": "networking.istio.io", "kind": "Hostname", "name": host("v1", "other"), "port": 80}, "name"),
+        (backend("none", namespace="other"), "namespace"),
+    ],
+    ids=["service", "hostname", "none"],
+)
+def test_a_backend_elsewhere_needs_a_grant(kind: str, status: int, ref: dict[str, Any], field: str) -> None:
+    found = translated(route(kind, [{"backendRefs": [ref]}]))
+    assert found.value.table is not None
+    assert found.value.table.hosts[0].routes[0].action == Respond(status)
+    assert problems(found) == [(Problem.NOT_GRANTED, f"spec.rules[0].backendRefs[0].{field}")]
+
+
+def test_the_rest_keeps_its_share_where_one_is_not_granted() -> None:
+    found = one(backendRefs=[backend(weight=3), backend(namespace="other")])
+    assert isinstance(found.action, Forward)
+    assert found.action.destinations == (Destination(V1, 3), Destination(NO_CLUSTER, 1))
+    found = one(backendRefs=[backend(weight=3), backend(namespace="shop")])
+    assert isinstance(found.action, Forward)
+    assert found.action.destinations == (Destination(V1, 3), Destination(V1, 1)), "its own namespace, by name"
+
+
+def test_a_grant_is_for_what_it_names() -> None:
+    refs = [ELSEWHERE, backend("v2", namespace="other")]
+    (found,) = routes(route(rules=[{"backendRefs": refs}]), **GRANTED)
+    assert isinstance(found.action, Forward)
+    assert found.action.destinations == (Destination(V1_ELSEWHERE), Destination(NO_CLUSTER))
+    (found,) = routes(route(rules=[{"backendRefs": [backend(namespace="team")]}]), **GRANTED)
+    assert found.action == Respond(500)
+
+
+def test_copies_elsewhere_need_a_grant() -> None:
+    rules = [{"filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": ELSEWHERE}}], "backendRefs": [backend()]}]
+    made_ = translated(route(rules=rules))
+    assert problems(made_) == [(Problem.NOT_GRANTED, "spec.rules[0].filters[0].requestMirror.backendRef.namespace")]
+    (found,) = routes(route(rules=rules))
+    assert isinstance(found.action, Forward)
+    assert found.action.mirrors == ()
+    (found,) = routes(route(rules=rules), **GRANTED)
+    assert isinstance(found.action, Forward)
+    assert found.action.mirrors == (Mirror(V1_ELSEWHERE, MILLION),)
+
+
+@pytest.mark.parametrize("kind", ["TCPRoute", "TLSRoute"])
+def test_connections_elsewhere_need_a_grant(kind: str) -> None:
+    protocol = AppProtocol.TCP if kind == "TCPRoute" else AppProtocol.TLS
+    names_ = {"hostnames": ["a.example"]} if kind == "TLSRoute" else {}
+    made_ = route(kind, [{"backendRefs": [backend(weight=3), ELSEWHERE]}], **names_)
+    found = translated(made_, protocol=protocol)
+    assert found.value.tcp[0].destinations == (TcpDestination(V1, 3), TcpDestination(BLACK_HOLE, 1))
+    assert problems(found) == [(Problem.NOT_GRANTED, "spec.rules[0].backendRefs[1].namespace")]
+    allowed = translated(made_, protocol=protocol, **GRANTED)
+    assert allowed.value.tcp[0].destinations == (TcpDestination(V1, 3), TcpDestination(V1_ELSEWHERE, 1))
+    assert allowed.notes == ()
+
+
+def test_a_consumer_may_lead_to_the_service_itself() -> None:
+    """Its clients sent their requests there in the first place. Anything else of the producer's needs a grant."""
+    found = routes(route(rules=[{"backendRefs": [backend("app", namespace="shop"), ELSEWHERE]}], namespace="team"))
+    assert isinstance(found[0].action, Forward)
+    assert found[0].action.destinations == (Destination(f"outbound|80||{host('app')}"), Destination(NO_CLUSTER))
+
+
+def test_virtual_services_need_no_grant() -> None:
+    service_ = made("VirtualService", {"hosts": ["app"], "http": [{"route": [{"destination": {"host": host("v1", "other")}}]}]})
+    found = translated(service_)
+    assert found.value.table is not None
+    action = found.value.table.hosts[0].routes[0].action
+    assert isinstance(action, Forward)
+    assert [entry.cluster for entry in action.destinations] == [V1_ELSEWHERE]
     assert found.notes == ()

@@ -14,9 +14,8 @@ from typing import TypeVar
 
 from mesh.model.l7.profile import Context, Kind
 from mesh.model.l7.services import MeshService
-from mesh.model.l7.translate.targets import service_host
 from mesh.model.manifest import GRPCRoute, HTTPRoute, TCPRoute, TLSRoute
-from mesh.model.manifest.gatewayapi.common import SERVICE_GROUPS, Backend, ParentRef
+from mesh.model.manifest.gatewayapi.common import SERVICE_GROUPS, ParentRef
 
 AnyRoute = HTTPRoute | GRPCRoute | TCPRoute | TLSRoute
 R = TypeVar("R", bound=AnyRoute)
@@ -84,24 +83,3 @@ def _of(cls: type[R], routes: Iterable[AnyRoute]) -> tuple[R, ...]:
 def age(route: AnyRoute) -> tuple[str, str]:
     """Oldest first, then by name. Without a time of creation: after those that have one."""
     return (route.metadata.creation_timestamp or "~", f"{route.namespace}/{route.name}")
-
-
-def backend_host(backend: Backend, owner: str, context: Context) -> str:
-    """The host that a backend names; "" where it names no service."""
-    if backend.kind == "Service" and backend.group in SERVICE_GROUPS:
-        return service_host(backend.name, backend.namespace or owner, context)
-    if backend.kind == "Hostname" and backend.group == NETWORKING:
-        return backend.name
-    return ""
-
-
-def backend_hosts(routes: Iterable[AnyRoute], context: Context) -> frozenset[str]:
-    """The hosts that these send traffic to."""
-    found: set[str] = set()
-    for route in routes:
-        for rule in route.spec.rules:
-            found.update(backend_host(entry, route.namespace, context) for entry in rule.backend_refs)
-            filters = getattr(rule, "filters", ())
-            mirrors = [entry.request_mirror for entry in filters if entry.request_mirror is not None]
-            found.update(backend_host(mirror.backend_ref, route.namespace, context) for mirror in mirrors)
-    return frozenset(found - {""})

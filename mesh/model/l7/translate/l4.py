@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mesh.model.l7.clusters import Pool
+from mesh.model.l7.names import BLACK_HOLE
 from mesh.model.l7.notes import Problem, Translated
 from mesh.model.l7.profile import Kind
 from mesh.model.l7.tcp import TcpDestination, TcpRoute
-from mesh.model.l7.translate.attached import backend_host
+from mesh.model.l7.translate.backends import chosen_backend
 from mesh.model.l7.translate.destination_rule import effective, pool_of
 from mesh.model.l7.translate.targets import Finder, Target, qualified
 from mesh.model.l7.translate.virtual_service import NOBODY, counts, for_client
@@ -79,17 +80,13 @@ def virtual_services(
 
 
 def _backends(route: TLSRoute | TCPRoute, rule: L4RouteRule, finder: Finder) -> tuple[TcpDestination, ...]:
-    """Those that exist. None: connections are closed."""
+    """Connections for one that is none are closed, and so are all where there is none."""
     found: list[TcpDestination] = []
     for index, backend in enumerate(rule.backend_refs):
         where = f"spec.rules[0].backendRefs[{index}]"
-        host = backend_host(backend, route.namespace, finder.context)
-        if not host:
-            message = f"a {backend.kind} is no backend here: connections that it would get are closed"
-            finder.notes.add(Problem.UNSUPPORTED, route.key, where, message)
-        elif backend.weight:
-            chosen = finder.find(host, "", backend.port, route.key, where)
-            found.append(TcpDestination(chosen.cluster, backend.weight))
+        if backend.weight:
+            chosen = chosen_backend(route, backend, finder, where, "connections that it would get are closed")
+            found.append(TcpDestination(chosen.cluster if chosen is not None else BLACK_HOLE, backend.weight))
     return tuple(found)
 
 

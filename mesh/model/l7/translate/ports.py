@@ -23,12 +23,13 @@ from mesh.model.l7.routes import Route, RouteTable, VirtualHost
 from mesh.model.l7.services import Resolution, traffic_of
 from mesh.model.l7.tcp import TcpRoute
 from mesh.model.l7.translate import grpc, l4, virtual_service
-from mesh.model.l7.translate.attached import AnyRoute, Audience, age, audiences, backend_hosts
+from mesh.model.l7.translate.attached import AnyRoute, Audience, age, audiences
+from mesh.model.l7.translate.backends import backend_hosts
 from mesh.model.l7.translate.delegates import Delegates
 from mesh.model.l7.translate.gateway import only_for
 from mesh.model.l7.translate.gateway_grpc import grpc_routes
 from mesh.model.l7.translate.gateway_http import http_routes
-from mesh.model.l7.translate.targets import Finder, Target, Targets
+from mesh.model.l7.translate.targets import Finder, Reference, Target, Targets
 from mesh.model.manifest import GRPCRoute, HTTPRoute, Key, TCPRoute, TLSRoute, VirtualService
 
 ANY_DOMAIN = ("*",)
@@ -39,7 +40,8 @@ NO_TARGETS: Targets = MappingProxyType({})
 @dataclass(frozen=True, slots=True)
 class Written:
     """What users wrote about a service. VirtualServices oldest first, those that name its host and that the proxy may see; routes of the
-    Gateway API in any order. `targets` has the hosts that `hosts_of` tells of, as far as they exist.
+    Gateway API in any order. `targets` has the hosts that `hosts_of` tells of, as far as they exist; `granted` those of `references` that a
+    ReferenceGrant allows.
     """
 
     virtual_services: tuple[VirtualService, ...] = ()
@@ -49,6 +51,7 @@ class Written:
     tcp_routes: tuple[TCPRoute, ...] = ()
     delegates: Delegates = field(default_factory=lambda: NO_DELEGATES)
     targets: Targets = field(default_factory=lambda: NO_TARGETS)
+    granted: frozenset[Reference] = frozenset()
 
     @property
     def routes(self) -> tuple[AnyRoute, ...]:
@@ -85,7 +88,7 @@ def port_routes(
     assert entry is not None
     notes = Notes()
     targets: Targets = {**written.targets, frontend.mesh.host: frontend}
-    finder = Finder(targets, port, context, notes)
+    finder = Finder(targets, port, context, notes, frontend.mesh.host, written.granted)
     groups = audiences(written.routes, frontend.mesh, port, context)
     traffic = _traffic(groups, traffic_of(entry.protocol))
     for group in groups:
