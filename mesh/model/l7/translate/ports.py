@@ -35,6 +35,13 @@ from mesh.model.manifest import GRPCRoute, HTTPRoute, Key, TCPRoute, TLSRoute, V
 ANY_DOMAIN = ("*",)
 NO_DELEGATES: Delegates = MappingProxyType({})
 NO_TARGETS: Targets = MappingProxyType({})
+CARRIED_BY: Mapping[type[AnyRoute], frozenset[Traffic]] = {
+    HTTPRoute: frozenset({Traffic.HTTP, Traffic.AUTO}),
+    GRPCRoute: frozenset({Traffic.HTTP, Traffic.AUTO}),
+    TLSRoute: frozenset({Traffic.TLS, Traffic.AUTO}),
+    TCPRoute: frozenset({Traffic.TCP, Traffic.TLS, Traffic.AUTO}),
+}
+"""The ports that a kind of route is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,7 @@ def _in_vain(group: Audience, traffic: Traffic, frontend: Target, port: int, not
     for route in group.every:
         of_requests = isinstance(route, (HTTPRoute, GRPCRoute))
         message = ""
-        if traffic not in _CARRIED_BY[type(route)]:
+        if traffic not in CARRIED_BY[type(route)]:
             message = f"{where} carries {traffic.value.upper()}, which this is not for"
         elif group.namespace and not of_requests:
             message = f"a waypoint cannot tell the connections of {group.namespace} from others: the route has no effect there"
@@ -132,14 +139,6 @@ def _in_vain(group: Audience, traffic: Traffic, frontend: Target, port: int, not
             message = f"TLSRoutes are on {where}, and go first"
         if message:
             notes.add(Problem.NO_EFFECT, route.key, "spec.parentRefs", message)
-
-
-_CARRIED_BY: Mapping[type[AnyRoute], frozenset[Traffic]] = {
-    HTTPRoute: frozenset({Traffic.HTTP, Traffic.AUTO}),
-    GRPCRoute: frozenset({Traffic.HTTP, Traffic.AUTO}),
-    TLSRoute: frozenset({Traffic.TLS, Traffic.AUTO}),
-    TCPRoute: frozenset({Traffic.TCP, Traffic.TLS, Traffic.AUTO}),
-}
 
 
 def _http(groups: Sequence[Audience], frontend: Target, port: int, written: Written, finder: Finder) -> tuple[Route, ...]:
