@@ -12,6 +12,7 @@ from control.analyze.near import near
 from control.analyze.runs import Runs
 from control.analyze.services import suggestion, written
 from control.analyze.world import GATEWAYS, PODS, SERVICES, World
+from control.resolve.l7.around import around
 from control.resolve.l7.ports import guard
 from control.resolve.l7.views import View
 from control.resolve.waypoints import USE_WAYPOINT, gateway_key
@@ -114,7 +115,7 @@ def lacking(world: World, policy: AuthorizationPolicy | RequestAuthentication | 
 
 
 def at_waypoints(world: World, policy: AuthorizationPolicy | RequestAuthentication, found: Findings) -> None:
-    """What the waypoints that enforce a policy make of it."""
+    """What the waypoints that enforce a policy make of it, and what never comes to them."""
     for path, target in targets(policy):
         key = Key(target.kind, policy.namespace, target.name)
         if key not in world.objects or target.kind not in ("Service", "ServiceEntry"):
@@ -126,6 +127,11 @@ def at_waypoints(world: World, policy: AuthorizationPolicy | RequestAuthenticati
             for note in world.ask(guard, (view, NamespacedHostname(host.namespace, host.name))).notes:
                 if note.subject == policy.key:
                     _noted(policy, host, note, path, found)
+    past = world.ask(around, policy.key)
+    if past:
+        path, _ = next(targets(policy))
+        hint = "say it for the service whose routes these are too, or let in the waypoint alone at the pods"
+        found.add(codes.BYPASSED, about(policy), path, "; ".join(past), hint)
 
 
 def _noted(policy: Policy, host: Host, note: Note, path: str, found: Findings) -> None:

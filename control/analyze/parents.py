@@ -20,10 +20,6 @@ from mesh.model.manifest.shapes import NOTHING
 CARRIES = {"HTTP": ("HTTPRoute", "GRPCRoute"), "HTTPS": ("HTTPRoute", "GRPCRoute"), "TLS": ("TLSRoute", "TCPRoute"), "TCP": ("TCPRoute",)}
 
 
-def on_gateway(route: AnyRoute) -> bool:
-    return any(is_gateway(ref) for ref in route.spec.parent_refs)
-
-
 def is_gateway(ref: ParentRef) -> bool:
     return ref.kind == "Gateway" and ref.group == GROUP
 

@@ -11,11 +11,13 @@ from control.analyze.findings import Findings
 from control.analyze.given import about
 from control.analyze.grants import granted
 from control.analyze.matches import same
-from control.analyze.parents import Parents, on_gateway, parent_key
+from control.analyze.parents import Parents, parent_key
 from control.analyze.world import SERVICES, World
 from mesh.model.l7.profile import Context, Kind
-from mesh.model.l7.translate.attached import AnyRoute, age, backend_host
-from mesh.model.manifest import GRPCRoute, HTTPRoute, TCPRoute, TLSRoute
+from mesh.model.l7.translate.attached import AnyRoute, age
+from mesh.model.l7.translate.backends import backend_host, not_granted
+from mesh.model.l7.translate.backends import reference as crossing
+from mesh.model.manifest import GRPCRoute, HTTPRoute, Key, Service, TCPRoute, TLSRoute
 from mesh.model.manifest.gatewayapi import GROUP
 from mesh.model.manifest.gatewayapi.common import Backend
 from mesh.model.manifest.gatewayapi.filters import GRPCFilter, HTTPFilter
@@ -44,9 +46,8 @@ def check(world: World, subsets: Subsets, found: Findings) -> None:
 
 def references(world: World, route: AnyRoute) -> Iterator[tuple[Reference | None, str, Backend]]:
     """Every backend that it names, with its path; no reference where it is no service."""
-    context = Context(Kind.WAYPOINT, route.namespace, cluster_domain=world.settings.cluster_domain)
-    keys = (parent_key(ref, route) for ref in route.spec.parent_refs)
-    at_waypoint = any(key in world.objects and world.routed(key) for key in keys if key is not None)
+    context = _context(world, route)
+    at_waypoint = any(key in world.objects and world.routed(key) for key in _parents(route) if key is not None)
     for path, backend in _backends(route):
         host = backend_host(backend, route.namespace, context)
         fields = (f"{path}.name", backend.port, f"{path}.port")
@@ -75,13 +76,21 @@ def _backend(
         found.add(codes.UNKNOWN_BACKEND, about(route), f"{path}.kind", message, "name a Service")
         return
     destinations.check(world, subsets, reference, found)
-    other = backend.namespace
-    if not other or other == route.namespace or not on_gateway(route):
+    wanted = crossing(route, reference.host, _context(world, route))
+    if wanted is None or all(key == Key(Service.TYPE, wanted.of, wanted.service) for key in _parents(route)):
         return
-    source, target = (GROUP, route.KIND, route.namespace), (backend.group.replace("core", ""), backend.kind, backend.name)
-    if not granted(world, source, target, other) and world.knows(SERVICES, other):
-        message = f"no ReferenceGrant of {other} lets {route.KIND}s of {route.namespace} refer to {backend.kind} {backend.name}"
-        found.add(codes.NO_GRANT, about(route), f"{path}.namespace", message, f"create a ReferenceGrant in {other}")
+    target = ("", Service.KIND, wanted.service)
+    if not granted(world, (GROUP, wanted.kind, wanted.namespace), target, wanted.of) and world.knows(SERVICES, wanted.of):
+        field = f"{path}.namespace" if backend.namespace else f"{path}.name"
+        found.add(codes.NO_GRANT, about(route), field, not_granted(wanted), f"create a ReferenceGrant in {wanted.of}")
+
+
+def _context(world: World, route: AnyRoute) -> Context:
+    return Context(Kind.WAYPOINT, route.namespace, cluster_domain=world.settings.cluster_domain)
+
+
+def _parents(route: AnyRoute) -> list[Key | None]:
+    return [parent_key(ref, route) for ref in route.spec.parent_refs]
 
 
 def _weights(route: AnyRoute, found: Findings) -> None:

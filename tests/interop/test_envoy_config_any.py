@@ -33,6 +33,7 @@ from mesh.model.l7.telemetry import Telemetry as L7Telemetry
 from mesh.model.l7.texts import usable_regex
 from mesh.model.l7.translate import destination_rule
 from mesh.model.l7.translate.authorization import enforced
+from mesh.model.l7.translate.backends import references
 from mesh.model.l7.translate.ports import Written, hosts_of, port_routes
 from mesh.model.l7.translate.targets import Target
 from mesh.model.l7.translate.telemetry import merged
@@ -262,7 +263,7 @@ def documents(cls: type[Object], group: str, made: int = 60) -> list[Any]:
 
 
 def of_services(written: Callable[[Any], Written]) -> Callable[[Sequence[Any]], list[Any]]:
-    """Each object is about a service of its own; with every host that it names known, and with none."""
+    """Each object is about a service of its own; with every host that it names known and granted, and with none."""
 
     def make(objects: Sequence[Any]) -> list[Any]:
         chains: list[Chain] = []
@@ -271,7 +272,8 @@ def of_services(written: Callable[[Any], Written]) -> Callable[[Sequence[Any]], 
             inputs = written(found)
             hosts = hosts_of(inputs, context) if known else ()
             services = {host: replace(FRONTEND, service=replace(FRONTEND.service, hostname=host)) for host in hosts}
-            inputs = replace(inputs, targets={host: Target(service) for host, service in services.items()})
+            granted = references(inputs.routes, context) if known else frozenset()
+            inputs = replace(inputs, targets={host: Target(service) for host, service in services.items()}, granted=granted)
             for port in PORTS:
                 made = port_routes(Target(FRONTEND), port.port, inputs, context).value
                 name = f"app{number}"

@@ -80,6 +80,13 @@ CLIENT_UNSEEN: Final = Code(
     "What comes through a waypoint has the waypoint's identity at the pods: a DENY by identity there lets every client of the waypoint in. "
     "Say it in a policy that targets the Service, which the waypoint enforces.",
 )
+BYPASSED: Final = Code(
+    "CV0819",
+    WARNING,
+    "Routes of another service lead around a policy",
+    "A waypoint asks the policies of the service that a request is addressed to, not of the one that a route sends it on to. Say the same "
+    "in a policy for the other service; or let in nobody but the own waypoint's identity at the pods, by an ALLOW policy with a selector.",
+)
 
 # Mutual TLS
 

@@ -100,7 +100,11 @@ NOT_ADMITTED: Final = Code(
     "Listeners say which namespaces and kinds may attach in allowedRoutes, and for which hostname they are.",
 )
 NO_GRANT: Final = Code(
-    "CV0604", ERROR, "A reference into another namespace is not granted", "Create a ReferenceGrant there that allows it."
+    "CV0604",
+    ERROR,
+    "A reference into another namespace is not granted",
+    "It leads nowhere: a route's share of requests is answered 500, of connections closed, and nothing is copied. Create a ReferenceGrant "
+    "there that allows it.",
 )
 CONSUMER: Final = Code(
     "CV0605",

@@ -19,19 +19,21 @@ from mesh.model.l7.profile import Kind
 from mesh.model.l7.services import MeshService, Resolution
 from mesh.model.l7.translate.delegates import visible
 from mesh.model.l7.translate.destination_rule import MergedRule, merge
-from mesh.model.l7.translate.targets import Target, qualified
+from mesh.model.l7.translate.targets import Reference, Target, qualified
 from mesh.model.manifest import (
     DestinationRule,
     GRPCRoute,
     HTTPRoute,
     Key,
     Object,
+    ReferenceGrant,
     Service,
     ServiceEntry,
     TCPRoute,
     TLSRoute,
     VirtualService,
 )
+from mesh.model.manifest.gatewayapi import GROUP
 from mesh.model.workload import NamespacedHostname
 
 O = TypeVar("O", bound=Object)  # noqa: E741 - an object, of whatever kind
@@ -202,6 +204,24 @@ def attached_routes(read: Read, name: NamespacedHostname) -> tuple[HTTPRoute | G
     parent = (key.kind, key.namespace, key.name)
     found = (read(OBJECTS, route) for route in sorted(read(PARENTS, parent)))
     return tuple(route for route in found if isinstance(route, ROUTES))
+
+
+def _granting(_: Key, entry: Object) -> Iterable[tuple[str, str, str]]:
+    if isinstance(entry, ReferenceGrant):
+        for one in entry.spec.from_:
+            yield one.kind, one.namespace, entry.namespace
+
+
+GRANTS: Group[Key, Object | None, tuple[str, str, str]] = Group("grants", OBJECTS, _granting)
+"""ReferenceGrants by the kind and namespace of who may refer, and the namespace that they are of."""
+
+
+@query(47)
+def granted(read: Read, reference: Reference) -> bool:
+    """Whether a ReferenceGrant lets routes refer to a Service of another namespace."""
+    source, target = (GROUP, reference.kind, reference.namespace), ("", "Service", reference.service)
+    found = (read(OBJECTS, key) for key in read(GRANTS, (reference.kind, reference.namespace, reference.of)))
+    return any(isinstance(entry, ReferenceGrant) and entry.spec.allows(source, target) for entry in found)
 
 
 # Common.

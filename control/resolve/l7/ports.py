@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from control.catalog import Rejection, Subject
 from control.resolve.engine import Group, Read, query
-from control.resolve.l7.lookup import attached_routes, destination_rule, mesh_service, target, virtual_services
+from control.resolve.l7.lookup import attached_routes, destination_rule, granted, mesh_service, target, virtual_services
 from control.resolve.l7.views import View, context
 from control.resolve.services import holder
 from control.resolve.tables import OBJECTS, REJECTIONS, SETTINGS
@@ -23,6 +23,7 @@ from mesh.model.l7.tcp import TcpRoute
 from mesh.model.l7.telemetry import NO_TELEMETRY
 from mesh.model.l7.telemetry import Telemetry as Merged
 from mesh.model.l7.translate import authorization, delegates, telemetry, tokens
+from mesh.model.l7.translate.backends import references
 from mesh.model.l7.translate.ports import PortRoutes, Written, hosts_of, port_routes
 from mesh.model.l7.translate.targets import Target
 from mesh.model.manifest import (
@@ -59,6 +60,7 @@ class Port(NamedTuple):
 def written(read: Read, arg: tuple[View, NamespacedHostname]) -> Written:
     """Everything that users wrote about a service, with the services that it leads to."""
     view, name = arg
+    seen = context(read, view)
     services = read(virtual_services, arg)
     routes = read(attached_routes, name)
     leaves = {}
@@ -75,19 +77,12 @@ def written(read: Read, arg: tuple[View, NamespacedHostname]) -> Written:
         delegates=MappingProxyType(leaves),
     )
     targets: dict[str, Target] = {}
-    for host in sorted(hosts_of(found, context(read, view))):
+    for host in sorted(hosts_of(found, seen)):
         made = read(target, (view, host))
         if made is not None:
             targets[host] = made
-    return Written(
-        found.virtual_services,
-        found.http_routes,
-        found.grpc_routes,
-        found.tls_routes,
-        found.tcp_routes,
-        found.delegates,
-        MappingProxyType(targets),
-    )
+    allowed = frozenset(wanted for wanted in references(routes, seen) if read(granted, wanted))
+    return replace(found, targets=MappingProxyType(targets), granted=allowed)
 
 
 @query(67)

@@ -3,7 +3,8 @@
     Accepted       the object was understood. False: this version was refused; an earlier one may be in force
     ResolvedRefs   what it names is there
     Programmed     those who carry it out were told
-    Enforced       it has its full effect. False with NeedsWaypoint: what it asks for only a waypoint can do, and there is none
+    Enforced       it has its full effect. False with NeedsWaypoint: what it asks for only a waypoint can do, and there is none; with
+                   Bypassed: some route leads around it
 
 `common` has the vocabulary; `policies`, `routing` and `gateways` know one family of kinds each.
 """

@@ -12,6 +12,7 @@ from control.resolve.waypoints import USE_WAYPOINT, admits, asked_of, asks, serv
 from mesh.model.manifest import Key, Namespace, Object, Pod, Service, ServiceEntry, WorkloadEntry, unsupported
 
 NEEDS_WAYPOINT = "NeedsWaypoint"
+BYPASSED = "Bypassed"
 
 
 @dataclass(frozen=True, slots=True)

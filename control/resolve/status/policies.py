@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from control.resolve.engine import Read
+from control.resolve.l7.around import around
 from control.resolve.l7.ports import guard
 from control.resolve.l7.views import View
 from control.resolve.policies import mtls_modes, policies
 from control.resolve.services import declared
-from control.resolve.status.common import NEEDS_WAYPOINT, Status, because, condition, made
+from control.resolve.status.common import BYPASSED, NEEDS_WAYPOINT, Status, because, condition, made
 from control.resolve.tables import SETTINGS
 from control.resolve.waypoints import service_waypoint, waypoints
 from mesh.model.l7.profile import Kind
@@ -34,6 +35,10 @@ def status(read: Read, entry: Policy) -> Status:
         return made(read, entry, condition("Enforced", False, outcome.reason or NEEDS_WAYPOINT, because(notes)), notes=notes)
     if isinstance(entry, RequestAuthentication) and not entry.spec.jwt_rules:
         return made(read, entry, condition("Enforced", True, "NothingToDo", "it names no issuer"))
+    past = read(around, entry.key)
+    if past:
+        notes = (*notes, *past)
+        return made(read, entry, condition("Enforced", False, BYPASSED, because(notes)), notes=notes)
     by = "Waypoint" if entry.spec.targets else "Tunnel"
     return made(read, entry, condition("Enforced", True, by, because(notes)), notes=notes)
 

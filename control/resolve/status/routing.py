@@ -35,6 +35,7 @@ UNRESOLVED = {
     Problem.UNKNOWN_DESTINATION: "BackendNotFound",
     Problem.UNKNOWN_PORT: "BackendNotFound",
     Problem.MISSING_SUBSET: "SubsetNotFound",
+    Problem.NOT_GRANTED: "RefNotPermitted",
     Problem.MISSING_DELEGATE: "DelegateNotFound",
     Problem.BAD_DELEGATE: "DelegateNotFound",
 }

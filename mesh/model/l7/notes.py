@@ -20,6 +20,7 @@ class Problem(Enum):
     UNKNOWN_DESTINATION = "UnknownDestination"
     UNKNOWN_PORT = "UnknownPort"
     MISSING_SUBSET = "MissingSubset"
+    NOT_GRANTED = "NotGranted"
     UNSUPPORTED = "Unsupported"
     CONFLICT = "Conflict"
     UNREACHABLE = "Unreachable"

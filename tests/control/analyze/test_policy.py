@@ -23,6 +23,7 @@ from tests.control.analyze.manifests import (
     pa,
     ra,
     thing,
+    vs,
     waypoint,
 )
 from tests.control.objects import namespace, service
@@ -272,6 +273,15 @@ CASES: dict[str, Case] = {
     "requests on a port of TCP": (
         [*MESH[:2], cart("{port: 80, name: tcp, targetPort: 8080}"), MESH[3], ap("p", operation("methods: [GET]", TARGET))],
         ["CV0816 warning AuthorizationPolicy shop/p spec.rules[0]"],
+    ),
+    "a route of another service leads around": (
+        [
+            *MESH,
+            ap("p", operation("methods: [GET]", TARGET)),
+            service("front", "clusterIP: 10.96.0.7, selector: {app: cart}, ports: [{port: 80, name: http, targetPort: 8080}]"),
+            vs("v", "hosts: [front], http: [{route: [{destination: {host: cart}}]}]"),
+        ],
+        ["CV0819 warning AuthorizationPolicy shop/p spec.targetRefs[0]"],
     ),
     # What comes through a waypoint
     "a client is let in where the waypoint comes": (

@@ -120,9 +120,42 @@ CASES: dict[str, Case] = {
         ],
         [],
     ),
-    "inside the mesh nobody grants": (
+    "a backend of another namespace inside the mesh": (
         [*MESH, *PRICES, http_route("r", f"{to_service()}, rules: [{{backendRefs: [{{name: prices, namespace: other, port: 80}}]}}]")],
+        ["CV0604 error HTTPRoute shop/r spec.rules[0].backendRefs[0].namespace"],
+    ),
+    "a hostname of another namespace inside the mesh": (
+        [
+            *MESH,
+            *PRICES,
+            http_route(
+                "r",
+                f"{to_service()}, rules: [{{backendRefs: [{{group: networking.istio.io, kind: Hostname, "
+                "name: prices.other.svc.cluster.local, port: 80}]}]",
+            ),
+        ],
+        ["CV0604 error HTTPRoute shop/r spec.rules[0].backendRefs[0].name"],
+    ),
+    "a backend of another namespace inside the mesh that is granted": (
+        [
+            *MESH,
+            *PRICES,
+            grant("other"),
+            http_route("r", f"{to_service()}, rules: [{{backendRefs: [{{name: prices, namespace: other, port: 80}}]}}]"),
+        ],
         [],
+    ),
+    "a consumer's route to the service itself": (
+        [
+            *MESH,
+            *PRICES,
+            http_route(
+                "r",
+                f"{to_service('cart', 'namespace: shop')}, rules: [{{backendRefs: [{{name: cart, namespace: shop, port: 80}}]}}]",
+                "other",
+            ),
+        ],
+        ["CV0605 info HTTPRoute other/r spec.parentRefs[0].namespace"],
     ),
     "a consumer's route": (
         [

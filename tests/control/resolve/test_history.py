@@ -15,7 +15,7 @@ from mesh.model.manifest import parse_file
 from tests.control.objects import namespace, peer, pod, policy, service
 from tests.control.resolve.l7 import CLIENT, WAYPOINT, routes, rule, to
 from tests.control.resolve.test_entries import entry, machine, slice_
-from tests.control.resolve.test_l7 import HTTP_ROUTE, PARENT
+from tests.control.resolve.test_l7 import GRANT, HTTP_ROUTE, PARENT
 from tests.control.resolve.test_waypoints import CAPTURED, gateway, tokens
 
 # By place, what may stand there. Some are refused; some are of one name in two places.
@@ -83,6 +83,15 @@ PLACES: list[list[str]] = [
         rule("web", "db.x", "", more=", trafficPolicy: {x: 1}"),
     ],
     [HTTP_ROUTE % ("r", "shop", PARENT, "{backendRefs: [{name: all, port: 1}]}"), HTTP_ROUTE % ("r", "shop", PARENT, "")],
+    [
+        HTTP_ROUTE % ("c", "client", PARENT, "{backendRefs: [{name: all, namespace: shop, port: 1}]}"),
+        HTTP_ROUTE % ("c", "client", PARENT, "{backendRefs: [{name: web, namespace: shop, port: 80}]}"),
+    ],
+    [GRANT.replace("name: b", "name: all"), GRANT.replace("namespace: client", "namespace: other")],
+    [
+        policy("past", "targetRefs: [{kind: Service, name: all}], rules: [{}]"),
+        policy("past", "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: wp}], rules: [{}]"),
+    ],
     [
         policy("l7", "targetRefs: [{kind: Service, name: web}], rules: [{to: [{operation: {paths: [/a]}}]}]"),
         policy("l7", f"{'targetRefs: []'}, x: 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from control.resolve import Mesh
 from control.resolve.l7.backends import Backend, clusters
 from control.resolve.l7.plans import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from control.resolve.l7.ports import guard
@@ -209,19 +210,82 @@ HTTP_ROUTE = (
 PARENT = "{group: '', kind: Service, name: web, namespace: shop}"
 
 
+GRANT = (
+    "{apiVersion: gateway.networking.k8s.io/v1beta1, kind: ReferenceGrant, metadata: {name: g, namespace: shop}, "
+    "spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: client}], to: [{group: '', kind: Service, name: b}]}}"
+)
+
+
 def test_routes_of_the_service_and_of_its_consumers() -> None:
     backend = "{backendRefs: [{name: %s, port: 80, namespace: shop}]}"
     services = [service(name, "selector: {app: x}, ports: [{port: 80, name: http}]") for name in ("a", "b")]
     producer = HTTP_ROUTE % ("p", "shop", PARENT, backend % "a")
     consumer = HTTP_ROUTE % ("c", "client", PARENT, backend % "b")
-    grant = (
-        "{apiVersion: gateway.networking.k8s.io/v1beta1, kind: ReferenceGrant, metadata: {name: g, namespace: shop}, "
-        "spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: client}], to: [{group: '', kind: Service}]}}"
-    )
-    mesh = resolved(WEB, *services, producer, consumer, grant, *PODS)
+    mesh = resolved(WEB, *services, producer, consumer, GRANT, *PODS)
     for namespace, name in (("shop", "a"), ("client", "b"), ("third", "a")):
         found = Served(View(Kind.CLIENT, namespace), mesh=mesh)
         assert found.clusters(TABLE) == [cluster(host=f"{name}.shop.svc.cluster.local")]
+
+
+def test_a_consumers_route_leaves_the_producers_to_everybody_else_at_a_waypoint() -> None:
+    attached = WEB.replace("namespace: shop", "namespace: shop, labels: {istio.io/use-waypoint: wp}")
+    other = service("other", "selector: {app: x}, ports: [{port: 80, name: http}]")
+    consumer = HTTP_ROUTE % ("c", "client", PARENT, "{backendRefs: [{name: web, port: 80, namespace: shop}]}")
+    mine = routes("mine", "web", "{route: [{destination: {host: other}}]}")
+    found = Served(WAYPOINT, gateway(), WP_SERVICE, attached, other, mine, consumer, *PODS)
+    assert found.clusters(TABLE) == [cluster(), "-", cluster(host="other.shop.svc.cluster.local")]
+    statuses = found.mesh.statuses
+    assert {str(key): value.notes for key, value in statuses.items() if key.kind in ("HTTPRoute", "VirtualService")} == {
+        "HTTPRoute client/c": (),
+        "VirtualService shop/mine": (),
+    }
+
+
+def refs_of(mesh: Mesh, name: str) -> tuple[str, str]:
+    """What the status of an HTTPRoute says of its references."""
+    (status,) = (status for key, status in mesh.statuses.items() if (key.kind, key.name) == ("HTTPRoute", name))
+    assert status.wanted is not None
+    assert status.wanted.parents is not None
+    (found,) = (one for one in status.wanted.parents[0].conditions if one.type == "ResolvedRefs")
+    return found.status, found.reason
+
+
+def test_a_grant_that_comes_or_goes_changes_the_routes_that_it_is_for() -> None:
+    services = [service(name, "selector: {app: x}, ports: [{port: 80, name: http}]") for name in ("a", "b")]
+    own = [
+        service(f"self-{name}", "clusterIP: 10.96.1.1, ports: [{port: 80, name: http}]", "namespace: client").replace(
+            "10.96.1.1", f"10.96.1.{index}"
+        )
+        for index, name in enumerate(("a", "b"), 1)
+    ]
+    lead = [
+        HTTP_ROUTE
+        % (
+            name,
+            "client",
+            f"{{group: '', kind: Service, name: self-{name}}}",
+            f"{{backendRefs: [{{name: {name}, port: 80, namespace: shop}}]}}",
+        )
+        for name in ("a", "b")
+    ]
+    many = [service(f"s{index}", "ports: [{port: 80, name: http}]") for index in range(50)]
+    view = View(Kind.CLIENT, "client")
+    everything = (*services, *own, *lead, *many)
+    found = Served(view, *everything, "")
+    tables = {name: f"self-{name}.client.svc.cluster.local:80" for name in ("a", "b")}
+    for name in ("a", "b"):
+        assert found.get(ROUTE_TYPE, tables[name]).virtual_hosts[0].routes[0].direct_response.status == 500
+        assert refs_of(found.mesh, name) == ("False", "RefNotPermitted")
+    before = found.mesh.engine.computed
+    feed(found.mesh, *everything, GRANT)
+    assert found.clusters(tables["b"]) == [cluster(host="b.shop.svc.cluster.local")]
+    assert refs_of(found.mesh, "b") == ("True", "ResolvedRefs")
+    assert found.get(ROUTE_TYPE, tables["a"]).virtual_hosts[0].routes[0].direct_response.status == 500
+    assert refs_of(found.mesh, "a") == ("False", "RefNotPermitted")
+    assert found.mesh.engine.computed - before < 20
+    feed(found.mesh, *everything, "")
+    assert found.get(ROUTE_TYPE, tables["b"]).virtual_hosts[0].routes[0].direct_response.status == 500
+    assert refs_of(found.mesh, "b") == ("False", "RefNotPermitted")
 
 
 # Who may pass.

@@ -7,7 +7,7 @@ without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -31,7 +31,8 @@ from mesh.model.l7.routes import (
     RouteMatch,
 )
 from mesh.model.l7.texts import PRESENT, TextMatch, exact, quoted, regex, unsafe
-from mesh.model.l7.translate.attached import Audience, R, backend_host
+from mesh.model.l7.translate.attached import R
+from mesh.model.l7.translate.backends import chosen_backend
 from mesh.model.l7.translate.headers import Author, modified
 from mesh.model.l7.translate.targets import Chosen, Finder
 from mesh.model.l7.translate.virtual_service import DEFAULT_PORTS, redirect_port
@@ -48,17 +49,16 @@ BROKEN = Respond(500)
 SIMPLE_METHODS = ("GET", "HEAD", "POST")
 
 
-def in_order(groups: Sequence[Audience[R]], ranked: Callable[[R], Iterable[tuple[Any, Route]]]) -> tuple[Route, ...]:
-    """`groups` as `attached.audiences` has them; `ranked` tells a route's rules with what they are sorted by. Clients of a consumer whose
-    requests match nothing get 404, and never go by what the producer says.
-    """
-    found: list[Route] = []
-    for group in groups:
-        rules = sorted((entry for route in group.routes for entry in ranked(route)), key=lambda entry: entry[0])
-        found += [replace(route, match=replace(route.match, source_namespace=group.namespace)) for _, route in rules]
-        if group.namespace:
-            found.append(Route(RouteMatch(source_namespace=group.namespace), Respond(404)))
-    return tuple(found)
+def in_order(routes: Iterable[R], ranked: Callable[[R], Iterable[tuple[Any, Route]]]) -> tuple[Route, ...]:
+    """`ranked` tells a route's rules with what they are sorted by."""
+    return tuple(made for _, made in sorted((entry for route in routes for entry in ranked(route)), key=lambda entry: entry[0]))
+
+
+def only_for(namespace: str, routes: Iterable[Route]) -> Iterator[Route]:
+    """For clients of a namespace. Those of their requests that match nothing get 404, and never go by what others wrote."""
+    for route in routes:
+        yield replace(route, match=replace(route.match, source_namespace=namespace))
+    yield Route(RouteMatch(source_namespace=namespace), Respond(404))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +114,10 @@ class Filters:
 
     def _mirror(self, mirror: ManifestMirror, author: Author) -> None:
         share = round(mirror.share * MILLION / 100)
-        host = backend_host(mirror.backend_ref, self.route.namespace, self.finder.context)
-        if not host:
-            author.note(Problem.UNSUPPORTED, f"copies go to Services, not to a {mirror.backend_ref.kind}: none is made")
-        elif share:
-            port = mirror.backend_ref.port
-            chosen = self.finder.find(host, "", port, self.route.key, f"{author.field}.requestMirror.backendRef")
-            if chosen.known:
-                self.found = replace(self.found, mirrors=(*self.found.mirrors, Mirror(chosen.cluster, share)))
+        where = f"{author.field}.requestMirror.backendRef"
+        chosen = chosen_backend(self.route, mirror.backend_ref, self.finder, where, "no copy is made")
+        if chosen is not None and chosen.known and share:
+            self.found = replace(self.found, mirrors=(*self.found.mirrors, Mirror(chosen.cluster, share)))
 
     def _redirect(self, found: ManifestRedirect, author: Author) -> Redirect | Respond:
         path = path_rewrite(found.path)
@@ -188,13 +184,9 @@ class Backends:
 
     def _one(self, route: HTTPRoute | GRPCRoute, backend: HTTPBackendRef | GRPCBackendRef, where: str) -> Destination:
         nothing = Destination(NO_CLUSTER, backend.weight)
-        host = backend_host(backend, route.namespace, self.finder.context)
         author = Author(route.key, where, self.finder.notes)
-        if not host:
-            author.note(Problem.UNSUPPORTED, f"a {backend.kind} is no backend here: its share is answered {self.missing}")
-            return nothing
-        chosen = self.finder.find(host, "", backend.port, route.key, where)
-        if not chosen.known:
+        chosen = chosen_backend(route, backend, self.finder, where, f"its share is answered {self.missing}")
+        if chosen is None or not chosen.known:
             return nothing
         filtered = Filters(route, self.finder).read(backend.filters, where)
         if filtered.answer is not None or filtered.path is not None or filtered.mirrors or filtered.cors is not None:

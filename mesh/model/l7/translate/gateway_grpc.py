@@ -5,7 +5,7 @@ Order: hostname, longest service, longest method, more headers, the older object
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from mesh.model.l7.notes import Translated
 from mesh.model.l7.profile import Kind
 from mesh.model.l7.routes import PathKind, PathMatch, Respond, Route, RouteMatch
 from mesh.model.l7.texts import quoted
-from mesh.model.l7.translate.attached import Audience, age
+from mesh.model.l7.translate.attached import age
 from mesh.model.l7.translate.gateway import Backends, Filters, host_matches, in_order
 from mesh.model.l7.translate.gateway_http import header_match
 from mesh.model.l7.translate.targets import Finder
@@ -25,9 +25,9 @@ UNAVAILABLE = 503
 """What gRPC clients are told as UNAVAILABLE."""
 
 
-def grpc_routes(groups: Sequence[Audience[GRPCRoute]], finder: Finder) -> Translated[tuple[Route, ...]]:
-    """`groups` as `attached.audiences` has them, not empty."""
-    return finder.notes.done(in_order(groups, lambda route: _ranked(route, finder)))
+def grpc_routes(routes: Iterable[GRPCRoute], finder: Finder) -> Translated[tuple[Route, ...]]:
+    """`routes` are those of one audience."""
+    return finder.notes.done(in_order(routes, lambda route: _ranked(route, finder)))
 
 
 def _ranked(route: GRPCRoute, finder: Finder) -> Iterator[tuple[Any, Route]]:

@@ -6,7 +6,7 @@ more headers; more query parameters; the older object, then its name; the order 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -25,7 +25,7 @@ from mesh.model.l7.routes import (
     RouteMatch,
 )
 from mesh.model.l7.texts import TextMatch, exact, regex
-from mesh.model.l7.translate.attached import Audience, age
+from mesh.model.l7.translate.attached import age
 from mesh.model.l7.translate.gateway import Backends, Filters, host_matches, in_order
 from mesh.model.l7.translate.targets import Finder
 from mesh.model.l7.translate.virtual_service import DEFAULT_RETRY, RETRY_ON, STATUS_CODES
@@ -38,9 +38,9 @@ from mesh.model.manifest.gatewayapi.http import QueryMatch as ManifestQuery
 RANKS = {PathKind.EXACT: 0, PathKind.SEGMENTS: 1, PathKind.PREFIX: 1, PathKind.REGEX: 2}
 
 
-def http_routes(groups: Sequence[Audience[HTTPRoute]], finder: Finder) -> Translated[tuple[Route, ...]]:
-    """`groups` as `attached.audiences` has them, not empty."""
-    return finder.notes.done(in_order(groups, lambda route: _ranked(route, finder)))
+def http_routes(routes: Iterable[HTTPRoute], finder: Finder) -> Translated[tuple[Route, ...]]:
+    """`routes` are those of one audience."""
+    return finder.notes.done(in_order(routes, lambda route: _ranked(route, finder)))
 
 
 def _ranked(route: HTTPRoute, finder: Finder) -> Iterator[tuple[Any, Route]]:

@@ -7,13 +7,14 @@ is closed; VirtualServices that have no rule for a connection leave it to the se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from mesh.model.l7.clusters import Pool
+from mesh.model.l7.names import BLACK_HOLE
 from mesh.model.l7.notes import Problem, Translated
 from mesh.model.l7.profile import Kind
 from mesh.model.l7.tcp import TcpDestination, TcpRoute
-from mesh.model.l7.translate.attached import Audience, backend_host
+from mesh.model.l7.translate.backends import chosen_backend
 from mesh.model.l7.translate.destination_rule import effective, pool_of
 from mesh.model.l7.translate.targets import Finder, Target, qualified
 from mesh.model.l7.translate.virtual_service import NOBODY, counts, for_client
@@ -23,11 +24,10 @@ from mesh.model.manifest.istio.matches import L4Match, TLSMatch
 from mesh.model.manifest.istio.virtualservice import L4Destination
 
 
-def gateway_tls(groups: Sequence[Audience[TLSRoute]], frontend: Target, finder: Finder) -> Translated[tuple[TcpRoute, ...]]:
-    """By server name, the longest first. Of two routes for one name the older counts."""
+def gateway_tls(routes: Iterable[TLSRoute], frontend: Target, finder: Finder) -> Translated[tuple[TcpRoute, ...]]:
+    """By server name, the longest first. Of two routes for one name the older counts. `routes`, oldest first, are those of one audience."""
     found: dict[str, TcpRoute] = {}
-    for route in _for_everybody(groups, finder):
-        assert isinstance(route, TLSRoute)
+    for route in routes:
         destinations = _backends(route, route.spec.rules[0], finder)
         name = f"{route.namespace}.{route.name}"
         for hostname in route.spec.hostnames or ("",):
@@ -40,10 +40,10 @@ def gateway_tls(groups: Sequence[Audience[TLSRoute]], frontend: Target, finder: 
     return finder.notes.done(tuple(found[name] for name in ordered))
 
 
-def gateway_tcp(groups: Sequence[Audience[TCPRoute]], frontend: Target, finder: Finder) -> Translated[tuple[TcpRoute, ...]]:
-    """The oldest takes every connection."""
+def gateway_tcp(routes: Iterable[TCPRoute], frontend: Target, finder: Finder) -> Translated[tuple[TcpRoute, ...]]:
+    """The oldest takes every connection. `routes` as above."""
     found: list[TcpRoute] = []
-    for route in _for_everybody(groups, finder):
+    for route in routes:
         if found:
             finder.notes.add(Problem.CONFLICT, route.key, "spec.parentRefs", f"{found[0].name}, which is older, takes every connection")
             continue
@@ -79,28 +79,14 @@ def virtual_services(
     return finder.notes.done(tuple(_timed(route, frontend, finder) for route in found))
 
 
-def _for_everybody(groups: Sequence[Audience[TLSRoute]] | Sequence[Audience[TCPRoute]], finder: Finder) -> Iterator[TLSRoute | TCPRoute]:
-    for group in groups:
-        for route in group.routes:
-            if group.namespace:
-                message = f"a waypoint cannot tell the connections of {group.namespace} from others: the route has no effect there"
-                finder.notes.add(Problem.NO_EFFECT, route.key, "spec.parentRefs", message)
-            else:
-                yield route
-
-
 def _backends(route: TLSRoute | TCPRoute, rule: L4RouteRule, finder: Finder) -> tuple[TcpDestination, ...]:
-    """Those that exist. None: connections are closed."""
+    """Connections for one that is none are closed, and so are all where there is none."""
     found: list[TcpDestination] = []
     for index, backend in enumerate(rule.backend_refs):
         where = f"spec.rules[0].backendRefs[{index}]"
-        host = backend_host(backend, route.namespace, finder.context)
-        if not host:
-            message = f"a {backend.kind} is no backend here: connections that it would get are closed"
-            finder.notes.add(Problem.UNSUPPORTED, route.key, where, message)
-        elif backend.weight:
-            chosen = finder.find(host, "", backend.port, route.key, where)
-            found.append(TcpDestination(chosen.cluster, backend.weight))
+        if backend.weight:
+            chosen = chosen_backend(route, backend, finder, where, "connections that it would get are closed")
+            found.append(TcpDestination(chosen.cluster if chosen is not None else BLACK_HOLE, backend.weight))
     return tuple(found)
 
 

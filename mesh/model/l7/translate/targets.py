@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mesh.model.l7.names import BLACK_HOLE, cluster_name
 from mesh.model.l7.notes import Notes, Problem
@@ -51,14 +52,25 @@ class Chosen:
     hashes: tuple[Hash, ...] = ()
 
 
+class Reference(NamedTuple):
+    """From Gateway API's routes of a kind in `namespace` to a Service of another namespace, `of`."""
+
+    kind: str
+    namespace: str
+    service: str
+    of: str
+
+
 @dataclass(frozen=True, slots=True)
 class Finder:
-    """Finds clusters for the routes of one service port."""
+    """Finds clusters for the routes of one service port. `frontend` is the service's host; `granted`: see `backends`."""
 
     targets: Targets
     port: int
     context: Context
     notes: Notes
+    frontend: str = ""
+    granted: frozenset[Reference] = frozenset()
 
     def find(self, host: str, subset: str, port: int | None, subject: Key, field: str) -> Chosen:
         """`host` is qualified. Without `port`: the service's only one, else the one that the client addressed."""
