@@ -55,6 +55,8 @@ class Status:
     message: str = "injected"
     after: int | None = None
     causes: tuple[str, ...] = ()
+    name: str = ""
+    """Of the object that it is about."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         self.calls: list[Call] = []
         self.review: Callable[[str, list[str]], Object] = lambda token, audiences: {"authenticated": False}
         self.pages: dict[str, Any] = {}  # what GETs of other paths are answered with
-        self.crds: set[str] = set()
+        self.crds: dict[str, Object] = {}
         self.authorize: Callable[[str], bool] = lambda credential: True
         self._compacted = 0
         self._history: list[tuple[int, str, str, Object]] = []
@@ -140,16 +142,22 @@ class FakeCluster(httpx2.AsyncBaseTransport):
     def serve(self, group: str, version: str, kind: str, plural: str) -> None:
         """A CRD, or another version of one: the objects are the same."""
         name = f"{plural}.{group}"
-        self.crds.add(name)
+        self.define(name, version)
         known = self._resources.get(name)
         self._resources[name] = Resource(group, version, kind, plural, known.objects if known is not None else {})
+
+    def define(self, name: str, *versions: str, established: bool = True) -> None:
+        """A CRD alone: discovery does not name what it defines."""
+        conditions = [{"type": "Established", "status": str(established)}]
+        spec = {"versions": [{"name": version, "served": True} for version in versions]}
+        self.crds[name] = {"metadata": {"name": name}, "spec": spec, "status": {"conditions": conditions}}
 
     def withdraw(self, name: str, crd: bool = True) -> None:
         """Not served any more; with `crd`, because its CRD is gone, and its objects with it."""
         if crd:
             for key in list(self._resources[name].objects):
                 self.delete(self._resources[name].kind, *key)
-            self.crds.discard(name)
+            self.crds.pop(name, None)
         del self._resources[name]
 
     def put(self, value: Object) -> Object:
@@ -275,8 +283,8 @@ class FakeCluster(httpx2.AsyncBaseTransport):
             return 200, self.pages[call.resource]
         if call.resource == "customresourcedefinitions.apiextensions.k8s.io":
             if call.name not in self.crds:
-                raise _RefusedError(Status(404, "NotFound", f"no {call.name}"))
-            return 200, {"metadata": {"name": call.name}}
+                raise _RefusedError(Status(404, "NotFound", f"no {call.name}", name=call.name))
+            return 200, self.crds[call.name]
         if call.resource == "tokenreviews.authentication.k8s.io":
             spec = call.body["spec"]
             return 201, {"metadata": {}, "spec": {"token": ""}, "status": self.review(spec["token"], spec.get("audiences", []))}
@@ -359,7 +367,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
     def _existing(self, resource: Resource, call: Call) -> Object:
         found = resource.objects.get((call.namespace, call.name))
         if found is None:
-            raise _RefusedError(Status(404, "NotFound", f"{resource.plural} {call.name!r} not found"))
+            raise _RefusedError(Status(404, "NotFound", f"{resource.plural} {call.name!r} not found", name=call.name))
         return found
 
     def _compare(self, old: Object, body: Object) -> None:
@@ -459,7 +467,7 @@ def _api_version(resource: Resource) -> str:
 
 
 def _status(status: Status) -> Object:
-    details = {"causes": [{"reason": cause} for cause in status.causes]}
+    details = {"name": status.name, "causes": [{"reason": cause} for cause in status.causes]}
     return {"kind": "Status", "code": status.code, "reason": status.reason, "message": status.message, "details": details}
 
 
