@@ -67,6 +67,15 @@ class Raw:
     cut: bool = False
 
 
+@dataclass(frozen=True)
+class Page:
+    """A failure that is no API server's: by default with nothing in it, and nothing said of what that is."""
+
+    code: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class Broken:
     """No connection."""
 
@@ -75,7 +84,7 @@ class Hang:
     """An answer that begins and never says anything."""
 
 
-Fault = Status | Raw | Broken | Hang
+Fault = Status | Raw | Page | Broken | Hang
 
 
 @dataclass
@@ -254,6 +263,8 @@ class FakeCluster(httpx2.AsyncBaseTransport):
             headers = {"Retry-After": str(fault.after)} if fault.after is not None else {}
             stream = _Bytes(json.dumps(_status(fault)).encode())
             return httpx2.Response(fault.code, stream=stream, headers={"Content-Type": "application/json", **headers})
+        if isinstance(fault, Page):
+            return httpx2.Response(fault.code, stream=_Bytes(fault.body), headers=dict(fault.headers))
         if isinstance(fault, Hang):
             return httpx2.Response(200, stream=_Hanging())
         return httpx2.Response(200, stream=_Bytes(fault.body, fault.cut))
