@@ -108,6 +108,7 @@ class Call:
     name: str
     query: Mapping[str, str]
     body: Any = None
+    content_type: str = ""
 
 
 @dataclass
@@ -131,6 +132,8 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         self.pages: dict[str, Any] = {}  # what GETs of other paths are answered with
         self.crds: dict[str, Object] = {}
         self.authorize: Callable[[str], bool] = lambda credential: True
+        self.meanwhile: Callable[[Call], None] = lambda call: None
+        """What others do after a request has come and before it is answered."""
         self._compacted = 0
         self._history: list[tuple[int, str, str, Object]] = []
         self._resources: dict[str, Resource] = {}
@@ -249,6 +252,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         await asyncio.sleep(0)
         if not self.authorize(request.headers.get("authorization", "")):
             return await self._broken(Status(401, "Unauthorized"), request)
+        self.meanwhile(call)
         try:
             status, body = self._answer(call, request)
         except _RefusedError as error:
@@ -285,7 +289,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         if verb == "get" and not name:
             verb = "watch" if query.get("watch") else "list"
         body = json.loads(request.content) if request.method != "GET" and request.content else None
-        return Call(verb, resource, namespace, name, query, body)
+        return Call(verb, resource, namespace, name, query, body, request.headers.get("content-type", ""))
 
     def _answer(self, call: Call, request: httpx2.Request) -> tuple[int, Any]:
         if call.resource == "/apis":
@@ -373,6 +377,8 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         old = self._existing(resource, call)
         self._compare(old, call.body)
         patch = {"status": call.body.get("status")} if call.resource.endswith("/status") else call.body
+        if call.content_type == "application/strategic-merge-patch+json":
+            return 200, self.put(_merge(old, _by_name(old, patch)))
         return 200, self.put(_merge(old, patch))
 
     def _existing(self, resource: Resource, call: Call) -> Object:
@@ -480,6 +486,16 @@ def _api_version(resource: Resource) -> str:
 def _status(status: Status) -> Object:
     details = {"name": status.name, "causes": [{"reason": cause} for cause in status.causes]}
     return {"kind": "Status", "code": status.code, "reason": status.reason, "message": status.message, "details": details}
+
+
+def _by_name(old: Object, patch: Object) -> Object:
+    """A strategic merge patch as a merge patch: of what strategies there are, lists that are merged by their items' names."""
+    lists = {}
+    for field_name, items in patch.items():
+        if isinstance(items, list):
+            patched = {item["name"]: item for item in items}
+            lists[field_name] = [_merge(item, patched.get(item["name"], {})) for item in old.get(field_name, [])]
+    return {**patch, **lists}
 
 
 def _merge(old: Any, patch: Any) -> Any:

@@ -410,6 +410,29 @@ def test_who_applies_nonsense_in_a_loop_gets_few_events(cluster: FakeCluster, tm
     asyncio.run(test())
 
 
+def test_who_ceases_to_lead_while_an_event_waits_does_not_say_it(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def test() -> None:
+        api, leadership, looked = cluster.api(tmp_path), Leadership(), asyncio.Event()
+
+        def now() -> float:
+            """How long to wait is about to be known."""
+            leadership.leading = False
+            looked.set()
+            return 0.0
+
+        announcer = Announcer(api, leadership, "pod-1", Meter(), now=now)
+        announcer.report(SUBJECT, "Refused", "no", 1)
+        task = asyncio.create_task(announcer.run())
+        await looked.wait()
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        assert cluster.all("Event") == []
+        await api.close()
+
+    asyncio.run(test())
+
+
 def test_what_waits_is_bounded_and_followers_are_silent(cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("control.kube.events.MOST_WAITING", 10)
 
