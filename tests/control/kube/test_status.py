@@ -266,6 +266,82 @@ def test_an_object_that_changes_all_the_time_is_written_to_now_and_then(cluster:
     asyncio.run(test())
 
 
+class Rival:
+    """Another controller, to which the list is its own: it writes it whole when it looks."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.writes = 0
+
+    def look(self) -> None:
+        value = self.rig.cluster.get("AuthorizationPolicy", "shop", "deny")
+        if [one["type"] for one in value.get("status", {}).get("conditions", [])] != ["Other"]:
+            self.rig.cluster.put({**value, "status": {"conditions": [{"type": "Other", "status": "True"}]}})
+            self.writes += 1
+            self.rig.writer.look(KEY)
+
+
+def test_a_fight_is_fought_ever_more_rarely(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with writing(cluster, tmp_path) as rig:
+            rival = Rival(rig)
+            rig.writer.want(KEY, Wanted(1, (ACCEPTED,)))
+            await rig.says("True")
+            began, times = rig.clock.now, [rig.clock.now]
+            while rig.clock.now < began + 2000:
+                rival.look()
+                before = rig.writes()
+                rig.clock.now += 0.5
+                rig.writer.look(KEY)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                if rig.writes() > before:
+                    times.append(rig.clock.now)
+            pauses = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+            assert pauses[:9] == sorted(pauses[:9])
+            assert pauses[0] <= 2.0
+            assert pauses[-1] == pytest.approx(300.0, abs=1.0)
+            assert rig.meter.counts["failed", "AuthorizationPolicy", "undone"] == len(pauses)
+
+            # News is written at once all the same.
+            rival.look()
+            rig.clock.now += 1.5
+            rig.writer.want(KEY, Wanted(1, (REFUSED,)))
+            await eventually(lambda: rig.status()["conditions"][-1]["status"] == "False")
+
+            # And who undoes it once in a while is no rival.
+            rig.clock.now += 3600
+            rival.look()
+            await eventually(lambda: rig.status()["conditions"][-1]["type"] == "Accepted")
+            rig.clock.now += 2.5
+            rival.look()
+            await eventually(lambda: rig.status()["conditions"][-1]["type"] == "Accepted")
+
+    asyncio.run(test())
+
+
+def test_a_kind_without_the_subresource_is_said_and_tried_rarely(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def test() -> None:
+        rule = cluster.fail(Status(404, "NotFound", "the server could not find the requested resource"), "patch")
+        async with writing(cluster, tmp_path) as rig:
+            rig.writer.want(KEY, Wanted(1, (ACCEPTED,)))
+            await eventually(lambda: rule.hits == 1)
+            await rig.rests()
+            assert not rig.meter.counts, "it may be gone, and the watch late"
+            rig.clock.now += 11
+            rig.writer.lead(True)
+            await eventually(lambda: rig.meter.counts == {("failed", "AuthorizationPolicy", "missing"): 1})
+            rig.clock.now += 299
+            await rig.rests()
+            assert rule.hits == 2
+            rule.times = 0
+            rig.clock.now += 2
+            rig.writer.lead(True)
+            await rig.says("True")
+
+    asyncio.run(test())
+
+
 def test_the_rate_is_bounded(cluster: FakeCluster, tmp_path: Path) -> None:
     async def test() -> None:
         keys = [Key("AuthorizationPolicy", "shop", f"p{number}") for number in range(20)]
