@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from control.sources.kubernetes.kinds import KNOWN
-from tests.control.kube.fake import Broken, FakeCluster, Hang, Raw, Status
+from tests.control.kube.fake import Broken, Call, FakeCluster, Hang, Raw, Status
 from tests.control.kube.rig import FAST, POLICY, eventually, namespace, pod, policy, running
 
 CRDS = "customresourcedefinitions.apiextensions.k8s.io"
@@ -509,5 +510,37 @@ def test_a_resync_that_fails_does_not_end_the_watch(cluster: FakeCluster, tmp_pa
             cluster.put(pod("a"))
             await eventually(lambda: rig.sink.of("pods") == ["shop/a"])
             assert rig.source.state.error == ""
+
+    run(test())
+
+
+@pytest.mark.slow
+def test_a_resync_that_fails_halfway_is_not_undone_by_the_events_before_it(cluster: FakeCluster, tmp_path: Path) -> None:
+    """Its first page was newer than what the watch goes on with: for a moment, an older policy would be in force."""
+
+    async def test() -> None:
+        cluster.put(policy("deny"))
+        cluster.put(policy("other"))
+        events: list[bytes] = []
+
+        def change(call: Call) -> None:
+            """Between a watch and the list that follows it."""
+            if (call.verb, call.resource) == ("list", POLICY) and not events and cluster.seen("watch", POLICY):
+                for action in ("ALLOW", "DENY"):
+                    value = cluster.put(
+                        {**policy("deny", action), "metadata": {"name": "deny", "namespace": "shop", "labels": {"n": action}}}
+                    )
+                    events.append(json.dumps({"type": "MODIFIED", "object": value}).encode() + b"\n")
+                cluster.fail(Status(500), "list", POLICY)
+                cluster.fail(Raw(events[0]), "watch", POLICY, times=1)
+
+        cluster.meanwhile = change
+        origin = f"{POLICY}/shop/deny"
+        async with running(cluster, tmp_path, replace(FAST, page=1, resync=0.01)) as rig:
+            await eventually(lambda: rig.meter.counts.get(("stale", POLICY), 0) >= 2)
+            assert rig.sink.one(origin).metadata.labels["n"] == "DENY"
+            assert rig.sink.story.count(("put", origin)) == 2, "as it was, and as it is: what was between is not handed over any more"
+            cluster.put(policy("deny", "AUDIT"))
+            await eventually(lambda: rig.sink.story.count(("put", origin)) == 3)
 
     run(test())

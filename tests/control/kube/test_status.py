@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ def test_a_fight_is_fought_ever_more_rarely(cluster: FakeCluster, tmp_path: Path
                     await asyncio.sleep(0)
                 if rig.writes() > before:
                     times.append(rig.clock.now)
-            pauses = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+            pauses = [later - sooner for sooner, later in pairwise(times)]
             assert pauses[:9] == sorted(pauses[:9])
             assert pauses[0] <= 2.0
             assert pauses[-1] == pytest.approx(300.0, abs=1.0)
