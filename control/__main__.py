@@ -6,6 +6,7 @@ import sys
 
 from control.app import serve
 from control.config import from_environment
+from mesh.io.dumps import forbid_dumps
 from mesh.io.log import setup
 from mesh.io.loop import run
 from mesh.model.errors import ConfigError, CulvertError
@@ -20,6 +21,7 @@ def main() -> int:
         sys.stderr.write(f"culvert control: {error}\n")
         return 2
     try:
+        forbid_dumps()  # it signs with keys that everybody trusts
         run(serve(config))
     except (CulvertError, OSError, ValueError, RuntimeError) as error:
         sys.stderr.write(f"culvert control: {error}\n")

@@ -14,7 +14,8 @@ all of them in one transaction, on a thread of its own. A transaction that fails
 changes wait on, and are tried again. The time of the last contact is part of the transaction: the file never claims to be newer than it is.
 
 Nothing is written of a source before it has said everything once, since of policies half is not safer than none. So a broken file is
-not read in part either, but set aside, and said (`kept`).
+not read in part either, but set aside, and said (`kept`). Nor is one that is damaged while we run written on: what it held is nowhere
+else in the form in which it is kept, so nothing is kept until the next start, when sources say everything anew.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from control.kept import Kept, Part, Pending, Snapshot
+from control.kept import BrokenError, Kept, Part, Pending, Snapshot
 from mesh.io.log import Log
 
 log = Log("keep")
@@ -79,6 +80,8 @@ class Book:
         self.whole = False
         self.forget = True
         """The rows that the file has are none of what was put here, and go when something is written."""
+        self.lost = False
+        """What the file held of it is gone, and nothing is kept any more."""
         self._load = load
         self._wake = wake
 
@@ -87,8 +90,9 @@ class Book:
         return await self._load(self)
 
     def put(self, origin: str, value: bytes, accepted: bool = True) -> None:
-        self.changes[origin] = compose(self.changes.get(origin), Pending(value, accepted))
-        self._wake()
+        if not self.lost:
+            self.changes[origin] = compose(self.changes.get(origin), Pending(value, accepted))
+            self._wake()
 
     def remove(self, origin: str) -> None:
         if origin in self.rows or origin in self.changes:
@@ -110,6 +114,10 @@ class Book:
         self.changes.clear()
         self.rows.clear()
         self.whole, self.forget = False, True
+
+    def lose(self) -> None:
+        self.clear()
+        self.lost = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +182,15 @@ class Keeper:
         self._settle(batches, error)
         return error is None
 
+    def _lose(self, why: str) -> None:
+        """Of no book anything is kept any more."""
+        for book in self._books.values():
+            book.lose()
+        self._meter.failed()
+        self._meter.waiting(0)
+        self.trouble = f"the file was damaged and is set aside, and nothing is kept until the next start: {why}"
+        log.error("what the sources say cannot be kept; everything else goes on", path=str(self.path), error=self.trouble)
+
     async def close(self) -> None:
         """Write what waits, if that can be done."""
         await self.flush()
@@ -194,7 +211,10 @@ class Keeper:
         book.rows |= fresh
         return Batch(book, Part(book.source, changes, book.confirmed, book.whole, book.forget), fresh)
 
-    def _settle(self, batches: Iterable[Batch], error: str | None) -> None:
+    def _settle(self, batches: Iterable[Batch], error: str | BrokenError | None) -> None:
+        if isinstance(error, BrokenError):
+            self._lose(str(error))
+            return
         for batch in batches:
             book, part = batch.book, batch.part
             if error is None:
@@ -245,12 +265,14 @@ class Keeper:
             log.error("what was kept cannot be read", path=str(self.path), source=source, error=str(error))
             return None
 
-    def _write(self, batches: list[Batch]) -> str | None:
+    def _write(self, batches: list[Batch]) -> str | BrokenError | None:
         """Why it failed, or None."""
         try:
             if self._file is None:
                 self._file = Snapshot(self.path)
             self._file.write([batch.part for batch in batches])
+        except BrokenError as error:
+            return error
         except (sqlite3.Error, OSError) as error:
             return str(error)
         return None

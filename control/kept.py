@@ -117,7 +117,19 @@ class Snapshot:
             return None
 
     def write(self, parts: list[Part]) -> None:
-        """All of it, or nothing: sqlite3.Error, and the file is as it was."""
+        """All of it, or nothing: sqlite3.Error, and the file is as it was. BrokenError where it was damaged since it was opened: it is set
+        aside, a new one is begun, and nothing of what was kept is left.
+        """
+        try:
+            with _broken():
+                self._write(parts)
+        except BrokenError as error:
+            self._connection.close()
+            self._set_aside(str(error))
+            self._connection = self._connect()
+            raise
+
+    def _write(self, parts: list[Part]) -> None:
         with self._connection as transaction:  # commits, or rolls back
             transaction.execute("BEGIN IMMEDIATE")
             for part in parts:

@@ -12,7 +12,8 @@ trusted. (Istio reads the second form under the first one's name, too.)
 A mounted Secret changes by one swap of the link `..data`; files are read through it once, so that a set is never half old, half new.
 
 Who may read the key. A kubelet mounts Secrets into memory, root-owned, and often 0644: the file system is seen by this pod alone, so its
-mode is not ours to judge. Anywhere else a key that all users of the machine may read, or that others than its owner may write, is refused.
+mode is not ours to judge. It is told from memory that all processes share, such as /dev/shm, by being mounted read-only. Anywhere else a
+key that all users of the machine may read is refused, and everywhere one that others than its owner may write.
 """
 
 from __future__ import annotations
@@ -88,18 +89,20 @@ def _text(path: Path, *, secret: bool) -> str:
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE:
             raise ConfigError(Refusal(str(path), "", "", "no regular file, or a large one", f"a file of at most {MAX_FILE} bytes"))
         if secret:
-            _check_mode(path, status)
+            private = _file_system(status.st_dev) in _IN_MEMORY and os.fstatvfs(descriptor).f_flag & os.ST_RDONLY != 0
+            _check_mode(path, status, private)
         try:
             return file.read(MAX_FILE).decode("ascii")
         except UnicodeDecodeError as error:
             raise ConfigError(Refusal(str(path), "", "", "not text", "PEM")) from error
 
 
-def _check_mode(path: Path, status: os.stat_result) -> None:
+def _check_mode(path: Path, status: os.stat_result, private: bool) -> None:
+    """`private`: nobody but this pod sees the file system."""
     mode = status.st_mode & 0o777
-    if mode & 0o022 or (mode & 0o004 and _file_system(status.st_dev) not in _IN_MEMORY):
+    if mode & 0o022 or (mode & 0o004 and not private):
         raise ConfigError(
-            Refusal(str(path), "", "mode", f"{mode:04o}", "0600 or 0640; what a kubelet mounts from a Secret is taken as it is")
+            Refusal(str(path), "", "mode", f"{mode:04o}", "0600 or 0640; 0644 in memory that is mounted read-only, as Secrets are")
         )
 
 

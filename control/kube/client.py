@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
+import msgspec
 from lightkube import AsyncClient
 from lightkube.config.client_adapter import user_auth, verify_cluster
 from lightkube.config.kubeconfig import SingleConfig
@@ -214,13 +215,37 @@ class Api:
             http = httpx2.AsyncClient(
                 base_url=config.cluster.server, auth=auth, transport=one, timeout=times, headers=headers, trust_env=False
             )
-            typed = AsyncClient(config, timeout=times, trust_env=False, transport=two, field_manager=FIELD_MANAGER)
+            typed = AsyncClient(config, timeout=times, trust_env=False, transport=_Stated(two), field_manager=FIELD_MANAGER)
         except (LightkubeConfigError, OSError, ValueError) as error:  # ssl.SSLError is an OSError
             # The library's frames hold open the files that it made of what it was given, until somebody collects them.
             traceback.clear_frames(error.__traceback__)
             refusal = Refusal(str(config.fname or ""), "", "", f"what cannot be used ({error})", "a server, a CA and credentials")
             raise ConfigError(refusal) from error
         return http, typed
+
+
+class _Stated(httpx2.AsyncBaseTransport):
+    """Every failure as an API server states it. lightkube's client takes for granted that it is one's, and fails itself (KeyError) at what
+    something in between says without a Content-Type.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.headers["Accept-Encoding"] = "identity"  # as of `call`
+        response: httpx2.Response = await self._inner.handle_async_request(request)
+        if response.status_code < 300:
+            return response
+        try:
+            status = read_status(await _content(response, MOST), response.status_code)
+        finally:
+            await response.aclose()
+        headers = {"Content-Type": JSON} | {name: value for name, value in response.headers.items() if name == "retry-after"}
+        return httpx2.Response(response.status_code, headers=headers, content=msgspec.json.encode(status))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 def _transport(config: SingleConfig) -> Any:

@@ -59,7 +59,13 @@ class Forbidden(KubeError):
 
 
 class Missing(KubeError):
-    """404: no such object, or no such kind."""
+    """404: no such object, or no such kind. `name`: of the object that the API server itself says is not there; "" where it names none, or
+    where somebody else answers, such as a proxy.
+    """
+
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class Conflict(KubeError):
@@ -101,6 +107,7 @@ class StatusCause(msgspec.Struct):
 
 
 class StatusDetails(msgspec.Struct):
+    name: str = ""
     causes: tuple[StatusCause, ...] = ()
     retry_after: int = msgspec.field(name="retryAfterSeconds", default=0)
 
@@ -126,7 +133,7 @@ def failure(status: Status, headers: Mapping[str, str], verb: str, resource: str
     if code == 403:
         return Forbidden(f"permission is missing: the role needs the verb {verb!r} on {resource!r} ({said})")
     if code == 404:
-        return Missing(message)
+        return Missing(message, status.details.name if status.reason == "NotFound" and status.details is not None else "")
     if code == 409:
         return Conflict(message, status.reason == "AlreadyExists")
     if code == 410:

@@ -137,12 +137,12 @@ class Announcer:
                 self._wake.clear()
                 await self._wake.wait()
             name, report = self._waiting.popitem(last=False)
-            if not self._leadership.leading:
-                continue
             if self._of_object(report.subject).take(self._now()) > 0:
                 self._meter.dropped("rate")
                 continue
             await asyncio.sleep(self._bucket.reserve(self._now()))
+            if not self._leadership.leading:
+                continue  # not any more
             try:
                 await self._say(name, report)
                 self._backoff.succeeded()

@@ -14,7 +14,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Secret
@@ -37,7 +37,7 @@ POLL = 5.0
 class Files:
     """Contents by name, and the version that they are."""
 
-    content: Mapping[str, bytes]
+    content: Mapping[str, bytes] = field(repr=False)
     version: str
 
 

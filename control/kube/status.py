@@ -7,6 +7,7 @@
 A status is written when it differs, by a merge patch of its `status` subresource that names the version that it was made for: who was
 faster wins, and it is made anew for what they wrote. What the API server has is known from the watch, so nothing is read, and a new
 leader writes only what is not there yet. What waits is one entry per object, the newest; RATE bounds what leaves, QUIET how often for one.
+Where somebody else undoes what is written, it is written ever more rarely (`Pace`): neither of us would ever stop.
 
 Server-side apply is not used: some of these lists are atomic in their schemas (routes' parents), and applying one takes it whole from its
 other writers.
@@ -35,8 +36,14 @@ log = Log("status")
 RATE, BURST = 20.0, 50
 QUIET = 1.0
 """Seconds between two writes to one object."""
+MOST_QUIET = 300.0
+"""The same where somebody undoes every one of them."""
+RIVAL = 5
+"""Writes undone in a row after which that is said."""
 AGAIN = 1.0
 """Seconds to wait for the watch to bring what made a write a conflict."""
+GONE = 10.0
+"""Seconds in which the watch should have brought that an object is gone."""
 REFUSED_AGAIN = 300.0
 """Seconds after which a write that was not acceptable or not allowed is tried again, if nothing changed meanwhile."""
 PATIENCE = 5.0
@@ -97,6 +104,25 @@ class Written:
     wanted: Wanted
 
 
+@dataclass(slots=True)
+class Pace:
+    """How one object is written to. `undone`: how many writes in a row somebody else has undone; `missing`: the last one met no object."""
+
+    wrote: float = float("-inf")
+    undone: int = 0
+    missing: bool = False
+
+    @property
+    def until(self) -> float:
+        """Before this, nothing is written."""
+        return self.wrote + min(MOST_QUIET, QUIET * 2.0 ** min(self.undone, 30))
+
+    def begin(self, now: float) -> None:
+        if now > self.until + MOST_QUIET:
+            self.undone = 0  # who undoes one once in a while is no rival
+        self.wrote = now
+
+
 class _Metadata(msgspec.Struct):
     version: str = msgspec.field(name="resourceVersion", default="")
     generation: int = 0
@@ -134,7 +160,7 @@ class StatusWriter:
         self._wall = wall
         self._wanted: dict[Key, Wanted] = {}
         self._due: dict[Key, float] = {}  # since when, or from when on, the object is to be looked at
-        self._quiet: dict[Key, float] = {}
+        self._paces: dict[Key, Pace] = {}
         self._written: dict[Key, Written] = {}
         self._backoff = Backoff()
         self._wake = asyncio.Event()
@@ -142,10 +168,12 @@ class StatusWriter:
     def want(self, key: Key, wanted: Wanted | None) -> None:
         """From now on. None: nothing is wanted of it any more, as when it is gone; what its status says stays."""
         if wanted is None:
-            for known in (self._wanted, self._due, self._quiet, self._written):
+            for known in (self._wanted, self._due, self._paces, self._written):
                 known.pop(key, None)
         elif self._wanted.get(key) != wanted:
             self._wanted[key] = wanted
+            if (pace := self._paces.get(key)) is not None:
+                pace.undone = 0
             self.look(key)
 
     def want_all(self, wanted: Mapping[Key, Wanted]) -> None:
@@ -158,7 +186,8 @@ class StatusWriter:
     def look(self, key: Key) -> None:
         """The object, or what is wanted of it, is another one now."""
         if key in self._wanted:
-            self._due[key] = min(self._due.get(key, float("inf")), self._quiet.get(key, 0.0))
+            pace = self._paces.get(key)
+            self._due[key] = min(self._due.get(key, float("inf")), pace.until if pace is not None else 0.0)
             self._wake.set()
 
     def lead(self, leading: bool) -> None:
@@ -215,8 +244,11 @@ class StatusWriter:
         """One patch; the seconds to wait before anything else is written."""
         resource = f"{address.resource}/status"
         body = msgspec.json.encode({"metadata": {"resourceVersion": held.resource_version, "uid": held.uid}, "status": status})
+        written = self._written.get(key)
+        undone = written is not None and written.uid == held.uid and written.wanted == wanted
         self._due.pop(key, None)
-        self._quiet[key] = self._now() + QUIET
+        pace = self._paces.setdefault(key, Pace())
+        pace.begin(self._now())
         try:
             answer = await self._api.call(
                 "patch",
@@ -228,8 +260,15 @@ class StatusWriter:
                 patience=PATIENCE,
             )
             made = _answer.decode(answer.body)
-        except Missing:
-            return 0.0  # it is gone, and the watch will say so
+        except Missing as error:
+            if not pace.missing:
+                pace.missing = True
+                self._retry(key, GONE)  # it is gone, and the watch will say so
+                return 0.0
+            self._meter.failed(key.kind, "missing")
+            log.error("a status cannot be written; does its definition lack the status subresource?", object=str(key), error=str(error))
+            self._retry(key, REFUSED_AGAIN)
+            return 0.0
         except Conflict:
             self._retry(key, AGAIN)
             return 0.0
@@ -243,6 +282,12 @@ class StatusWriter:
             self._retry(key, 0.0)
             return self._backoff.wait(error.after if isinstance(error, Busy) else 0.0)
         self._backoff.succeeded()
+        pace.missing = False
+        if undone:
+            pace.undone += 1
+            self._meter.failed(key.kind, "undone")
+            if pace.undone == RIVAL:
+                log.warning("somebody else undoes a status whenever it is written: it is written ever more rarely", object=str(key))
         self._written[key] = Written(made.metadata.version, made.metadata.generation, made.metadata.uid, made.status, wanted)
         self._meter.wrote(key.kind)
         return 0.0

@@ -239,7 +239,8 @@ def test_missing_permissions_are_said(server: ApiServer, namespace: str) -> None
     server.make_account(namespace, "nobody")
     with Follower(server.kubeconfig_for(namespace, "nobody")) as follower:
         follower.eventually(
-            "it to be said", lambda: "the role needs the verb 'list' on 'endpointslices.discovery.k8s.io'" in follower.source.state.error
+            "it to be said",
+            lambda: "the role needs the verb 'get' on 'customresourcedefinitions.apiextensions.k8s.io'" in follower.source.state.error,
         )
         assert not follower.source.state.synced
         bind = ["create", "clusterrolebinding", f"see-{namespace}", "--clusterrole=view-all", f"--serviceaccount={namespace}:nobody"]

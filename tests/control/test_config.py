@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +69,37 @@ def test_what_is_not_accepted_is_named(name: str, value: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_environment({**GOOD, name: value})
     assert [refusal.field for refusal in caught.value.refusals] == [name]
+
+
+@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_CORE)[1] == 0, reason="nobody here may dump")
+def test_a_crash_leaves_no_keys_on_a_disk(tmp_path: Path) -> None:
+    for name in ("manifests", "tokens"):
+        (tmp_path / name).mkdir()
+    env = {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "CULVERT_MANIFESTS": str(tmp_path / "manifests"),
+        "CULVERT_NODE_TOKENS": str(tmp_path / "tokens"),
+        "CULVERT_CA_DIR": str(tmp_path / "ca"),
+        "CULVERT_XDS_ADDRESS": "127.0.0.1:0",
+        "CULVERT_XDS_PLAINTEXT": "",
+        "CULVERT_HTTP_ADDRESS": "127.0.0.1:0",
+    }
+    limit = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    with subprocess.Popen(
+        [sys.executable, "-m", "control"],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (limit, limit)),
+    ) as process:
+        assert process.stdout is not None
+        assert any("listening" in line for line in process.stdout)  # it has made its keys
+        process.send_signal(signal.SIGQUIT)
+        _, status = os.waitpid(process.pid, 0)
+        process.returncode = -os.WTERMSIG(status)
+    assert process.returncode == -signal.SIGQUIT
+    assert not os.WCOREDUMP(status)
 
 
 def test_the_process_refuses_a_ca_that_it_cannot_use(tmp_path: Path) -> None:

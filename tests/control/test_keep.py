@@ -424,3 +424,38 @@ def test_changes_that_wait_come_to_the_same_as_one_after_the_other(
     one, two = together(changes[:cut]), together(changes[cut:])
     both = compose(one, two) if two is not None else one
     assert (apply(row, both) if both is not None else row) == expected
+
+
+def test_damage_while_it_runs_is_set_aside_and_nothing_is_claimed_of_what_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / "keep.db"
+
+    async def damaged(keeper: Keeper) -> None:
+        book = keeper.book("k")
+        assert await book.load() is None
+        for number in range(500):
+            book.put(f"{number}", b"v" * 500)
+        book.complete()
+        assert await keeper.flush()
+        assert keeper._file is not None
+        for forget in ("wal_checkpoint(TRUNCATE)", "cache_size = 1", "shrink_memory"):
+            keeper._file._connection.execute(f"PRAGMA {forget}")
+        with path.open("r+b") as file:
+            file.seek(8192)
+            file.write(b"\xff" * (path.stat().st_size - 8192))
+        book.put("250", b"news")
+        assert not await keeper.flush()
+        assert "until the next start" in keeper.trouble
+        assert Path(f"{path}{ASIDE}").stat().st_size > 100_000
+        book.put("251", b"news")
+        assert await keeper.flush(), "nothing is tried again and again"
+        assert not book.changes, "and nothing gathers"
+        assert "until the next start" in keeper.trouble
+
+    async def after(keeper: Keeper) -> None:
+        assert keeper.trouble == ""
+        await first(keeper)
+
+    async def at_last(keeper: Keeper) -> None:
+        assert await keeper.book("k").load() == Kept((Row("a", b"one"), Row("b", b"two")), 1000.0)
+
+    run(path, damaged, after, at_last)

@@ -300,7 +300,7 @@ class ConsulSource:
         assert self._sink is not None
         for service in services:
             if service.last is not None:
-                self._sink.put(origin_of(service.name), service.last)
+                self._sink.recall(origin_of(service.name), service.last)
             self._sink.put(origin_of(service.name), service.parsed)
             self._handed[service.name] = service.parsed
             self._catalog.restore(service.name, service.instances)

@@ -90,6 +90,14 @@ def kind_of(resource: str, api_version: str, kind: str) -> Kind:
     return Kind(group, version, resource.partition(".")[0], kind, known.type if known is not None else kind)
 
 
+def plural(kind: str) -> str:
+    """As English has it: what all kinds of ours are called in their definitions, before a cluster was asked."""
+    lower = kind.lower()
+    if lower.endswith("s"):
+        return f"{lower}es"
+    return f"{lower[:-1]}ies" if re.search("[^aeiou]y$", lower) else f"{lower}s"
+
+
 def maturity(version: str) -> tuple[int, int, int]:
     """Kubernetes' order of versions: v2 before v1 before v1beta2 before v1alpha3; what is no version comes last."""
     match = re.fullmatch(r"v(\d{1,9})(?:(alpha|beta)(\d{1,9}))?", version)

@@ -3,7 +3,8 @@
 The rules, each against a way to lose or resurrect an object:
 - A list replaces: what it does not hold is gone, deletions during a gap included. It counts when its last page has come, not before.
 - Nothing older than what was seen undoes it. Versions of one kind are comparable as numbers (KEP-5504; in fact since etcd 3): a list older
-  than `version` is refused, an event at or before it is dropped. Both happen: a lagging replica or cache answers, a proxy repeats itself.
+  than `newest` is refused, an event at or before `version` is dropped. Both happen: a lagging replica or cache answers, a proxy repeats
+  itself. Where a list breaks off and the watch goes on from before it, what its pages held is newer than the events: `outdated`.
 - Unless they all are older, for long: then the server's own history was set back (etcd restored from a backup), and it is right.
 - An object that was deleted and made again is another one: it has another uid, and its past is not its own.
 """
@@ -75,20 +76,24 @@ class History:
 
 @dataclass(slots=True)
 class Ledger:
-    """`version`: the newest that was seen, 0 where versions are no numbers. `complete`: a list was taken whole."""
+    """`version`: up to which all was seen, 0 where versions are no numbers. `newest`: of which anything was, as of a list that broke off.
+    `complete`: a list was taken whole.
+    """
 
     version: int = 0
+    newest: int = 0
     complete: bool = False
     objects: dict[str, Held] = field(default_factory=dict)
     _unseen: set[str] | None = None
 
-    def begin_list(self, set_back: bool = False) -> None:
-        """From now on until `finish_list`, what `listed` does not name will be gone. `set_back`: the known versions mean nothing now."""
+    def begin_list(self, version: int, set_back: bool = False) -> None:
+        """From now on until `finish_list`, what the list does not name will be gone. `set_back`: the known versions mean nothing now."""
         self._unseen = set(self.objects)
         if set_back:
-            self.version = 0
+            self.version = self.newest = 0
             for held in self.objects.values():
                 held.version = 0
+        self.newest = max(self.newest, version)
 
     def holds(self, origin: str, version: int) -> bool:
         """Whether this very version is held."""
@@ -116,7 +121,7 @@ class Ledger:
     def finish_list(self, version: int) -> list[Change]:
         """The deletions that the list amounts to."""
         gone, self._unseen = self._unseen or set(), None
-        self.version = max(self.version, version)
+        self.advance(version)
         self.complete = True
         for origin in gone:
             del self.objects[origin]
@@ -130,11 +135,17 @@ class Ledger:
         """Whether an event of this version is news. Without numbers, everything is."""
         return not version or not self.version or version > self.version
 
+    def outdated(self, origin: str, version: int) -> bool:
+        """Whether an event that is new is so to other objects alone: of this one, that version or a later one is held."""
+        held = self.objects.get(origin)
+        return held is not None and 0 < version <= held.version
+
     def delete(self, origin: str) -> Change | None:
         return Change(origin, "delete") if self.objects.pop(origin, None) is not None else None
 
     def advance(self, version: int) -> None:
         self.version = max(self.version, version)
+        self.newest = max(self.newest, version)
 
     def _take(self, reading: Reading) -> Change:
         held = self.objects.get(reading.origin)

@@ -213,18 +213,18 @@ class Reflector:
         return page
 
     def _begin(self, version: str) -> None:
-        verdict = self._history.judge(number(version), self.ledger.version, self._deps.now())
+        verdict = self._history.judge(number(version), self.ledger.newest, self._deps.now())
         if verdict is Verdict.STALE:
             self._deps.meter.stale(self.kind.resource)
-            raise Behind(f"list {self.kind.resource}: version {version} is older than {self.ledger.version}, which was seen: not taken")
+            raise Behind(f"list {self.kind.resource}: version {version} is older than {self.ledger.newest}, which was seen: not taken")
         if verdict is Verdict.SET_BACK:
             log.error(
                 "the API server's history was set back: what it holds now is taken",
                 kind=str(self.kind),
-                seen=self.ledger.version,
+                seen=self.ledger.newest,
                 now=version,
             )
-        self.ledger.begin_list(verdict is Verdict.SET_BACK)
+        self.ledger.begin_list(number(version), verdict is Verdict.SET_BACK)
 
     def _read_page(self, items: list[msgspec.Raw]) -> tuple[list[Reading], list[str]]:
         """On a thread: what is new, and the origins of what is held at the very version that the page has."""
@@ -313,7 +313,11 @@ class Reflector:
                     if last and 0 < number(version) <= last:
                         self._deps.meter.stale(self.kind.resource)
                         continue
-                    newest[self.kind.origin(head.namespace, head.name)] = (event.type == "DELETED", head, raw)
+                    origin = self.kind.origin(head.namespace, head.name)
+                    if self.ledger.outdated(origin, number(version)):
+                        self._deps.meter.stale(self.kind.resource)
+                    else:
+                        newest[origin] = (event.type == "DELETED", head, raw)
                 last = max(last, number(version))
                 batch.version = version or batch.version
         except KubeError as error:

@@ -3,8 +3,9 @@
     start → what was kept on disk is handed over → discovery → a reflector for each kind → each lists, then watches
                                                  ↻ new kinds get one, better versions replace one, gone kinds take their objects along
 
-`state.synced` is true once every kind that is served was listed. If the API server does not come to that within `kept_patience`, what was
-kept counts, and `stale_since` says how old it is: the mesh goes on with it, and new proxies get it.
+`state.synced` is true once every kind that is served was listed, also one that discovery does not name yet and only its definition does.
+If the API server does not come to that within `kept_patience`, what was kept counts, and `stale_since` says how old it is: the mesh goes
+on with it, and new proxies get it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from datetime import UTC, datetime
 from control.keep import Book
 from control.kept import Kept
 from control.kube.client import Api
-from control.kube.errors import Garbled, KubeError
+from control.kube.errors import Garbled, KubeError, ServerFailed
 from control.pacing import Backoff
 from control.sources import Sink, SourceState
 from control.sources.kubernetes.discovery import Discovery
@@ -164,6 +165,8 @@ class KubernetesSource:
             try:
                 await self._discovery.look()
                 await self._adjust(group)
+                if not self._discovered.synced and (unlisted := await self._discovery.unlisted()):
+                    raise ServerFailed(f"the API server does not list yet what it serves: {', '.join(unlisted)}")
             except KubeError as error:
                 self._discovered.failed(error)
                 wait = min(wait, backoff.wait())

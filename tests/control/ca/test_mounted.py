@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +27,8 @@ from control.ca.upkeep import Upkeep
 from mesh.model.errors import ConfigError
 from tests.control.ca.mounts import Files, cert_manager, istio, own_key, pkcs1, put, root, rsa_key, swap, two_levels
 from tests.control.ca.support import DAY, ME, Clock, Foreign, Key, a_keeper, authority_of, now, private_pem, request, verify
+
+ROOT = Path(__file__).parents[3]
 
 TAKEN: dict[str, tuple[Callable[[], Files], int, int]] = {
     "Istio": (istio, 1, 1),
@@ -158,17 +162,45 @@ def test_who_may_read_a_key_on_disk(tmp_path: Path, mode: int, fine: bool) -> No
             mounted.read(directory)
 
 
-@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a file system in memory")
-def test_what_a_kubelet_mounts_may_be_open_to_its_pod() -> None:
-    from tempfile import TemporaryDirectory
+# How a file system in memory, or a directory of a disk, is mounted; the key's mode; whether it is taken.
+SEEN: dict[str, tuple[str, int, bool]] = {
+    "a Secret, as a kubelet mounts it": ("mount -t tmpfs -o mode=755 tmpfs {} && {swap} && mount -o remount,ro {}", 0o644, True),
+    "the same, which others may write": ("mount -t tmpfs -o mode=755 tmpfs {} && {swap} && mount -o remount,ro {}", 0o666, False),
+    "memory that all processes share": ("mount -t tmpfs -o mode=1777 tmpfs {} && {swap}", 0o644, False),
+    "the same, the key for its owner": ("mount -t tmpfs -o mode=1777 tmpfs {} && {swap}", 0o640, True),
+    "a disk that is mounted read-only": ("{swap} && mount --bind {} {} && mount -o remount,bind,ro {}", 0o644, False),
+}
+READ = """
+import sys
+from pathlib import Path
+from control.ca import mounted
+from mesh.model.errors import ConfigError
+try:
+    mounted.read(Path(sys.argv[1]))
+except ConfigError as error:
+    print(error)
+else:
+    print("taken")
+"""
 
-    with TemporaryDirectory(dir="/dev/shm") as name:
-        directory = swap(Path(name), istio())
-        (directory / "ca-key.pem").chmod(0o644)
-        mounted.read(directory)
-        (directory / "ca-key.pem").chmod(0o666)
-        with pytest.raises(ConfigError, match="0666"):
-            mounted.read(directory)
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems")
+@pytest.mark.parametrize("case", SEEN)
+def test_who_else_sees_the_file_system_decides_what_a_mode_means(tmp_path: Path, case: str) -> None:
+    """In a mount namespace of its own, which ends with the process."""
+    mounting, mode, taken = SEEN[case]
+    source = swap(tmp_path / "made", istio())
+    (source / "ca-key.pem").chmod(mode)
+    target = tmp_path / "mount"
+    target.mkdir()
+    (tmp_path / "read.py").write_text(READ)
+    copy = f"cp -a {source}/. {target}"
+    script = f"{mounting.replace('{swap}', copy).replace('{}', str(target))} && exec {sys.executable} {tmp_path}/read.py {target}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout == "taken\n") == taken, done.stdout
+    assert taken or f"{mode:04o}" in done.stdout
 
 
 class Running:

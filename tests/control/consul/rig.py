@@ -35,6 +35,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.held: dict[str, Parsed] = {}
+        self.recalled: dict[str, Parsed] = {}
         self.puts: list[str] = []
         self.removed: list[str] = []
         self.source: ConsulSource | None = None
@@ -44,6 +45,10 @@ class Sink:
         self.held[origin] = parsed
         self.puts.append(origin)
         self._news.set()
+
+    def recall(self, origin: str, parsed: Parsed) -> None:
+        assert origin not in self.held, f"{origin} was handed over before what was accepted of it earlier"
+        self.recalled[origin] = parsed
 
     def remove(self, origin: str) -> None:
         del self.held[origin]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from control.resolve import Mesh, MeshSettings
 from control.sources.consul.tuning import Tuning
 from mesh.model.manifest import Key
 from tests.control.consul.fake import CUT, HANG_UP, NO_HTTP, NO_INDEX, NO_JSON, NO_LEADER, WRONG_SHAPE, FakeConsul, plain
@@ -525,12 +526,37 @@ def test_the_last_accepted_version_survives_a_restart_of_ours() -> None:
         consul.register("web", "10.0.0.1", 80)
         book = Book()
         async with synced(consul, book=book) as sink:
+            accepted = sink.held["consul/web"]
             consul.register("web", "10.0.0.1", 0)
             await sink.until(lambda: sink.held["consul/web"].refused)
         async with running(consul, book=book) as other:
-            assert other.source is not None
             await other.until(lambda: state(other).synced)
-            assert other.puts == ["consul/web", "consul/web"]  # what was accepted, and then what is refused
+            assert other.recalled == {"consul/web": accepted}
+            assert other.puts == ["consul/web"]
+            assert other.held["consul/web"].refused
+
+    in_a_loop(test)
+
+
+def test_the_last_accepted_version_is_in_force_after_a_restart_of_ours() -> None:
+    """As the control plane does it: an object that was never accepted would be left out of the mesh."""
+
+    async def test(consul: FakeConsul) -> None:
+        consul.register("web", "10.0.0.1", 80)
+        book = Book()
+        async with synced(consul, book=book) as sink:
+            consul.register("web", "10.0.0.1", 0)
+            await sink.until(lambda: sink.held["consul/web"].refused)
+        async with running(consul, book=book) as other:
+            await other.until(lambda: state(other).synced)
+        mesh = Mesh(MeshSettings())
+        for parsed in other.recalled.values():
+            mesh.recall(parsed)
+        for origin, parsed in other.held.items():
+            mesh.put("consul", origin, parsed)
+        mesh.publish(mesh.settle(mesh.take()))
+        assert [[str(address) for address in workload.addresses] for workload in mesh.workloads.values()] == [["10.0.0.1"]]
+        assert mesh.refused()
 
     in_a_loop(test)
 

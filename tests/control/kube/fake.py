@@ -55,6 +55,8 @@ class Status:
     message: str = "injected"
     after: int | None = None
     causes: tuple[str, ...] = ()
+    name: str = ""
+    """Of the object that it is about."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,15 @@ class Raw:
     cut: bool = False
 
 
+@dataclass(frozen=True)
+class Page:
+    """A failure that is no API server's: by default with nothing in it, and nothing said of what that is."""
+
+    code: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class Broken:
     """No connection."""
 
@@ -73,7 +84,7 @@ class Hang:
     """An answer that begins and never says anything."""
 
 
-Fault = Status | Raw | Broken | Hang
+Fault = Status | Raw | Page | Broken | Hang
 
 
 @dataclass
@@ -97,6 +108,7 @@ class Call:
     name: str
     query: Mapping[str, str]
     body: Any = None
+    content_type: str = ""
 
 
 @dataclass
@@ -118,8 +130,10 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         self.calls: list[Call] = []
         self.review: Callable[[str, list[str]], Object] = lambda token, audiences: {"authenticated": False}
         self.pages: dict[str, Any] = {}  # what GETs of other paths are answered with
-        self.crds: set[str] = set()
+        self.crds: dict[str, Object] = {}
         self.authorize: Callable[[str], bool] = lambda credential: True
+        self.meanwhile: Callable[[Call], None] = lambda call: None
+        """What others do after a request has come and before it is answered."""
         self._compacted = 0
         self._history: list[tuple[int, str, str, Object]] = []
         self._resources: dict[str, Resource] = {}
@@ -140,16 +154,22 @@ class FakeCluster(httpx2.AsyncBaseTransport):
     def serve(self, group: str, version: str, kind: str, plural: str) -> None:
         """A CRD, or another version of one: the objects are the same."""
         name = f"{plural}.{group}"
-        self.crds.add(name)
+        self.define(name, version)
         known = self._resources.get(name)
         self._resources[name] = Resource(group, version, kind, plural, known.objects if known is not None else {})
+
+    def define(self, name: str, *versions: str, established: bool = True) -> None:
+        """A CRD alone: discovery does not name what it defines."""
+        conditions = [{"type": "Established", "status": str(established)}]
+        spec = {"versions": [{"name": version, "served": True} for version in versions]}
+        self.crds[name] = {"metadata": {"name": name}, "spec": spec, "status": {"conditions": conditions}}
 
     def withdraw(self, name: str, crd: bool = True) -> None:
         """Not served any more; with `crd`, because its CRD is gone, and its objects with it."""
         if crd:
             for key in list(self._resources[name].objects):
                 self.delete(self._resources[name].kind, *key)
-            self.crds.discard(name)
+            self.crds.pop(name, None)
         del self._resources[name]
 
     def put(self, value: Object) -> Object:
@@ -232,6 +252,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         await asyncio.sleep(0)
         if not self.authorize(request.headers.get("authorization", "")):
             return await self._broken(Status(401, "Unauthorized"), request)
+        self.meanwhile(call)
         try:
             status, body = self._answer(call, request)
         except _RefusedError as error:
@@ -246,6 +267,8 @@ class FakeCluster(httpx2.AsyncBaseTransport):
             headers = {"Retry-After": str(fault.after)} if fault.after is not None else {}
             stream = _Bytes(json.dumps(_status(fault)).encode())
             return httpx2.Response(fault.code, stream=stream, headers={"Content-Type": "application/json", **headers})
+        if isinstance(fault, Page):
+            return httpx2.Response(fault.code, stream=_Bytes(fault.body), headers=dict(fault.headers))
         if isinstance(fault, Hang):
             return httpx2.Response(200, stream=_Hanging())
         return httpx2.Response(200, stream=_Bytes(fault.body, fault.cut))
@@ -266,7 +289,7 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         if verb == "get" and not name:
             verb = "watch" if query.get("watch") else "list"
         body = json.loads(request.content) if request.method != "GET" and request.content else None
-        return Call(verb, resource, namespace, name, query, body)
+        return Call(verb, resource, namespace, name, query, body, request.headers.get("content-type", ""))
 
     def _answer(self, call: Call, request: httpx2.Request) -> tuple[int, Any]:
         if call.resource == "/apis":
@@ -275,8 +298,8 @@ class FakeCluster(httpx2.AsyncBaseTransport):
             return 200, self.pages[call.resource]
         if call.resource == "customresourcedefinitions.apiextensions.k8s.io":
             if call.name not in self.crds:
-                raise _RefusedError(Status(404, "NotFound", f"no {call.name}"))
-            return 200, {"metadata": {"name": call.name}}
+                raise _RefusedError(Status(404, "NotFound", f"no {call.name}", name=call.name))
+            return 200, self.crds[call.name]
         if call.resource == "tokenreviews.authentication.k8s.io":
             spec = call.body["spec"]
             return 201, {"metadata": {}, "spec": {"token": ""}, "status": self.review(spec["token"], spec.get("audiences", []))}
@@ -354,12 +377,14 @@ class FakeCluster(httpx2.AsyncBaseTransport):
         old = self._existing(resource, call)
         self._compare(old, call.body)
         patch = {"status": call.body.get("status")} if call.resource.endswith("/status") else call.body
+        if call.content_type == "application/strategic-merge-patch+json":
+            return 200, self.put(_merge(old, _by_name(old, patch)))
         return 200, self.put(_merge(old, patch))
 
     def _existing(self, resource: Resource, call: Call) -> Object:
         found = resource.objects.get((call.namespace, call.name))
         if found is None:
-            raise _RefusedError(Status(404, "NotFound", f"{resource.plural} {call.name!r} not found"))
+            raise _RefusedError(Status(404, "NotFound", f"{resource.plural} {call.name!r} not found", name=call.name))
         return found
 
     def _compare(self, old: Object, body: Object) -> None:
@@ -459,8 +484,18 @@ def _api_version(resource: Resource) -> str:
 
 
 def _status(status: Status) -> Object:
-    details = {"causes": [{"reason": cause} for cause in status.causes]}
+    details = {"name": status.name, "causes": [{"reason": cause} for cause in status.causes]}
     return {"kind": "Status", "code": status.code, "reason": status.reason, "message": status.message, "details": details}
+
+
+def _by_name(old: Object, patch: Object) -> Object:
+    """A strategic merge patch as a merge patch: of what strategies there are, lists that are merged by their items' names."""
+    lists = {}
+    for field_name, items in patch.items():
+        if isinstance(items, list):
+            patched = {item["name"]: item for item in items}
+            lists[field_name] = [_merge(item, patched.get(item["name"], {})) for item in old.get(field_name, [])]
+    return {**patch, **lists}
 
 
 def _merge(old: Any, patch: Any) -> Any:

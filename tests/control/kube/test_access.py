@@ -14,9 +14,9 @@ from lightkube.resources.core_v1 import Namespace
 
 from control.kube.access import Access
 from control.kube.client import Api
-from control.kube.errors import Forbidden, Garbled, TooLong, Unauthorized, Unreachable
+from control.kube.errors import Busy, Forbidden, Garbled, Invalid, KubeError, Missing, ServerFailed, TooLong, Unauthorized, Unreachable
 from mesh.model.errors import ConfigError
-from tests.control.kube.fake import Broken, FakeCluster, Hang, Raw, Status
+from tests.control.kube.fake import Broken, FakeCluster, Hang, Page, Raw, Status
 from tests.control.kube.rig import eventually, namespace
 from tests.io.certs import mesh_ca
 
@@ -147,6 +147,44 @@ def test_a_credential_that_is_not_accepted_is_read_anew(tmp_path: Path) -> None:
         found = await api.typed("get", "namespaces", lambda client: client.get(Namespace, "shop"))
         assert found.metadata is not None
         assert found.metadata.name == "shop"
+        await api.close()
+
+    asyncio.run(test())
+
+
+HTML, OF_JSON = {"Content-Type": "text/html"}, {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("page", "means"),
+    [
+        (Page(301, headers={"Location": "http://elsewhere.test/"}), Invalid),
+        (Page(401), Unauthorized),
+        (Page(404), Missing),
+        (Page(429), Busy),
+        (Page(500, b"[]", OF_JSON), ServerFailed),
+        (Page(500, b"null", OF_JSON), ServerFailed),
+        (Page(500, b'{"code": "x", "details": []}', OF_JSON), ServerFailed),
+        (Page(502, b"<html>", HTML), ServerFailed),
+        (Page(502, b"\xff\xfe", HTML), ServerFailed),
+        (Page(503), ServerFailed),
+        (Page(503, headers={"Retry-After": "7"}), Busy),
+        (Page(503, b'{"code": 503, "details": {"retryAfterSeconds": 7}}'), Busy),
+    ],
+    ids=lambda value: f"{value.code} {value.body!r}" if isinstance(value, Page) else value.__name__,
+)
+def test_a_failure_means_the_same_however_it_was_asked(tmp_path: Path, page: Page, means: type[KubeError]) -> None:
+    async def test() -> None:
+        cluster = FakeCluster()
+        cluster.fail(page)
+        api = cluster.api(tmp_path)
+        said = []
+        for asking in (api.call("get", "namespaces", "/x"), api.typed("get", "namespaces", lambda client: client.get(Namespace, "shop"))):
+            with pytest.raises(means) as raised:
+                await asking
+            assert type(raised.value) is means
+            said.append((str(raised.value), getattr(raised.value, "after", None)))
+        assert said[0] == said[1]
         await api.close()
 
     asyncio.run(test())

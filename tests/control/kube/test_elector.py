@@ -8,7 +8,7 @@ from pathlib import Path
 
 from control.kube.elector import Elector
 from control.kube.lease import Timing
-from tests.control.kube.fake import Broken, FakeCluster, Status
+from tests.control.kube.fake import Broken, FakeCluster, Page, Status
 from tests.control.kube.rig import eventually
 
 TIMING = Timing(lease=1.0, renew=0.4, retry=0.05)
@@ -61,6 +61,16 @@ def test_one_leads_and_lets_go_when_it_ends(tmp_path: Path) -> None:
         assert lease["spec"]["holderIdentity"] == "two"
         assert lease["spec"]["leaseTransitions"] == 1
         assert lease["spec"]["renewTime"].count(".") == 1
+
+    run(tmp_path, test)
+
+
+def test_a_failure_that_is_no_api_servers_ends_nobody(tmp_path: Path) -> None:
+    async def test(cluster: FakeCluster, candidates: Candidates) -> None:
+        away = cluster.fail(Page(503), times=3)
+        one = candidates.start("one")
+        await eventually(lambda: one.leading)
+        assert away.hits == 3
 
     run(tmp_path, test)
 

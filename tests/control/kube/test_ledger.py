@@ -22,11 +22,11 @@ def events(changes: list[Change]) -> list[tuple[str, str]]:
 
 def test_a_list_replaces() -> None:
     ledger = Ledger()
-    ledger.begin_list()
+    ledger.begin_list(5)
     assert events(ledger.take([reading("a", 1), reading("b", 2)])) == [("add", "a"), ("add", "b")]
     assert ledger.finish_list(5) == []
     assert (ledger.version, ledger.complete) == (5, True)
-    ledger.begin_list()
+    ledger.begin_list(7)
     assert ledger.holds("a", 1)
     assert not ledger.holds("a", 2)
     ledger.see(["a"])
@@ -38,14 +38,29 @@ def test_a_list_replaces() -> None:
 def test_a_list_that_does_not_end_deletes_nothing() -> None:
     ledger = Ledger()
     ledger.take([reading("a", 1), reading("b", 2)])
-    ledger.begin_list()
+    ledger.begin_list(4)
     ledger.take([reading("b", 3, says="new")])
     ledger.drop_list()
     assert sorted(ledger.objects) == ["a", "b"]
     assert not ledger.complete
-    ledger.begin_list()
+    ledger.begin_list(4)
     ledger.see(["a", "b"])
     assert ledger.finish_list(4) == []
+
+
+def test_what_a_list_brought_before_it_broke_off_is_newer_than_the_events_before_it() -> None:
+    ledger = Ledger()
+    ledger.begin_list(10)
+    ledger.take([reading("a", 5), reading("b", 6)])
+    ledger.finish_list(10)
+    ledger.begin_list(20)
+    ledger.take([reading("a", 15)])
+    ledger.drop_list()
+    assert [ledger.is_new(version) and not ledger.outdated("a", version) for version in (10, 12, 15, 16)] == [False, False, False, True]
+    assert [ledger.is_new(version) and not ledger.outdated("b", version) for version in (10, 12, 15, 16)] == [False, True, True, True]
+    assert not ledger.outdated("c", 12)
+    assert not ledger.outdated("a", 0), "without numbers, everything is news"
+    assert History(60.0).judge(19, ledger.newest, 0.0) is Verdict.STALE, "a list from between would undo it, too"
 
 
 def test_versions_that_say_the_same_are_no_update() -> None:
@@ -93,13 +108,13 @@ def test_a_list_without_a_number_is_taken() -> None:
 
 
 def test_after_a_set_back_no_old_version_counts() -> None:
-    ledger = Ledger(version=100)
+    ledger = Ledger(version=100, newest=100)
     ledger.take([reading("a", 90), reading("b", 95)])
-    ledger.begin_list(set_back=True)
+    ledger.begin_list(8, set_back=True)
     assert not ledger.holds("a", 90)
     assert events(ledger.take([reading("a", 7, says="old")])) == [("update", "a")]
     assert events(ledger.finish_list(8)) == [("delete", "b")]
-    assert ledger.version == 8
+    assert (ledger.version, ledger.newest) == (8, 8)
 
 
 # A server's whole history: what each version made of which object (None: deleted).
@@ -132,9 +147,9 @@ def test_whatever_order_answers_come_in_nothing_old_undoes_anything(
     for kind, first, second in [*answers, ("list", len(history), 0)]:
         if kind == "list":
             version = min(first, len(history))
-            if version and History(60.0).judge(version, ledger.version, 0.0) is Verdict.TAKE:
+            if version and History(60.0).judge(version, ledger.newest, 0.0) is Verdict.TAKE:
                 state = state_at(history, version)
-                ledger.begin_list()
+                ledger.begin_list(version)
                 ledger.see(origin for origin, (number, _) in state.items() if ledger.holds(origin, number))
                 new = [
                     reading(origin, number, says=says, known=ledger.digest(origin).decode())

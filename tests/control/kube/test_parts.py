@@ -28,9 +28,10 @@ from control.kube.errors import (
 )
 from control.sources.kubernetes.discovery import choose
 from control.sources.kubernetes.health import Health, sentence, stale_since
-from control.sources.kubernetes.kinds import CORE, Kind, Known, known_kinds, maturity, split
+from control.sources.kubernetes.kinds import CORE, KNOWN, Kind, Known, known_kinds, maturity, plural, split
 from control.sources.kubernetes.lines import Inbox, Lines
 from control.sources.kubernetes.sharing import Labels, Pool
+from culvert.cli.crds import NAMES
 
 # Lines
 
@@ -114,6 +115,10 @@ def test_origins_and_paths() -> None:
     assert split(kind.origin("shop", "cart")) == (kind.resource, "shop", "cart")
     assert split(CORE[0].origin("", "shop")) == ("namespaces", "", "shop")
     assert CORE[0].path("", "shop") == "/api/v1/namespaces/shop"
+
+
+def test_kinds_are_called_as_their_definitions_call_them() -> None:
+    assert {(group, kind): plural(kind) for group, kind in KNOWN} == {each: NAMES[each].plural for each in KNOWN}
 
 
 # Discovery

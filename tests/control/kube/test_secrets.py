@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from control.kube.errors import Conflict, Unreachable
-from control.kube.secrets import TYPE, SecretFiles
+from control.kube.secrets import TYPE, Files, SecretFiles
 from mesh.model.errors import ConfigError
 from tests.control.kube.fake import Broken, FakeCluster, Status
 
@@ -25,6 +25,10 @@ def run(tmp_path: Path, test: Callable[[FakeCluster, SecretFiles], Any]) -> None
         await api.close()
 
     asyncio.run(main())
+
+
+def test_what_is_in_them_is_not_shown() -> None:
+    assert "SECRET" not in repr(Files({"root.key": b"SECRET"}, "1"))
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.control.kube.fake import Broken, FakeCluster, Hang, Raw, Status
+from control.sources.kubernetes.kinds import KNOWN
+from tests.control.kube.fake import Broken, Call, FakeCluster, Hang, Raw, Status
 from tests.control.kube.rig import FAST, POLICY, eventually, namespace, pod, policy, running
+
+CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 
 
 @pytest.fixture
@@ -405,11 +409,81 @@ def test_a_kind_that_discovery_leaves_out_is_not_gone(cluster: FakeCluster, tmp_
             await rig.synced()
             withdrawn = cluster._resources.pop(POLICY)
             cluster.cut()
-            await eventually(lambda: len(cluster.seen("get", "customresourcedefinitions.apiextensions.k8s.io")) > 2)
+            await eventually(lambda: len(cluster.seen("get", CRDS)) > 2)
             assert rig.sink.of(POLICY) == ["shop/deny"]
             cluster._resources[POLICY] = withdrawn
             await rig.synced()
             assert rig.sink.of(POLICY) == ["shop/deny"]
+
+    run(test())
+
+
+def test_it_is_not_synced_before_discovery_lists_what_is_defined(cluster: FakeCluster, tmp_path: Path) -> None:
+    """As just after an API server's start: without the policies that it does not list yet, everything would be allowed."""
+
+    async def test() -> None:
+        cluster.put(policy("deny"))
+        withdrawn = cluster._resources.pop(POLICY)
+        async with running(cluster, tmp_path) as rig:
+            await eventually(lambda: rig.source.state.error)
+            assert f"does not list yet what it serves: {POLICY}" in rig.source.state.error
+            assert not rig.source.state.synced
+            cluster._resources[POLICY] = withdrawn
+            await rig.synced()
+            assert rig.sink.of(POLICY) == ["shop/deny"]
+            asked = len(cluster.seen("get", CRDS))
+            await eventually(lambda: len(cluster.seen("get", "/apis")) > 10)
+            assert len(cluster.seen("get", CRDS)) == asked, "once everything was there, discovery is believed"
+
+    run(test())
+
+
+def test_kinds_that_are_not_defined_hold_up_nothing(tmp_path: Path) -> None:
+    """Not there, not established, or in versions that the parser does not know alone."""
+
+    async def test() -> None:
+        cluster = FakeCluster()
+        cluster.define(POLICY, "v1", established=False)
+        cluster.define("httproutes.gateway.networking.k8s.io", "v9")
+        async with running(cluster, tmp_path, replace(FAST, first_wait=60.0, most_wait=60.0)) as rig:
+            await rig.synced()
+            assert len(cluster.seen("get", CRDS)) == len(KNOWN), "each was asked for once"
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Status(404, "", "404 page not found"), "404 page not found"),
+        (Status(404, "NotFound", "the server could not find the requested resource"), "could not find"),
+        (Status(403, "Forbidden", "no"), f"the role needs the verb 'get' on '{CRDS}'"),
+        (Raw(b"<html>"), "cannot be read"),
+    ],
+)
+def test_what_does_not_say_that_a_definition_is_gone_is_not_taken_for_that(tmp_path: Path, answer: Status | Raw, said: str) -> None:
+    async def test() -> None:
+        cluster = FakeCluster()
+        rule = cluster.fail(answer, "get", CRDS)
+        async with running(cluster, tmp_path) as rig:
+            await eventually(lambda: said in rig.source.state.error)
+            assert not rig.source.state.synced
+            rule.times = 0
+            await rig.synced()
+
+    run(test())
+
+
+def test_a_kind_is_not_dropped_for_a_page_of_a_proxy(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def test() -> None:
+        cluster.put(policy("deny"))
+        async with running(cluster, tmp_path) as rig:
+            await rig.synced()
+            cluster._resources.pop(POLICY)
+            rule = cluster.fail(Status(404, "", "404 page not found"), "get", CRDS)
+            await eventually(lambda: rule.hits > 2)
+            assert rig.sink.of(POLICY) == ["shop/deny"]
+            assert "404 page not found" in rig.source.state.error
 
     run(test())
 
@@ -436,5 +510,37 @@ def test_a_resync_that_fails_does_not_end_the_watch(cluster: FakeCluster, tmp_pa
             cluster.put(pod("a"))
             await eventually(lambda: rig.sink.of("pods") == ["shop/a"])
             assert rig.source.state.error == ""
+
+    run(test())
+
+
+@pytest.mark.slow
+def test_a_resync_that_fails_halfway_is_not_undone_by_the_events_before_it(cluster: FakeCluster, tmp_path: Path) -> None:
+    """Its first page was newer than what the watch goes on with: for a moment, an older policy would be in force."""
+
+    async def test() -> None:
+        cluster.put(policy("deny"))
+        cluster.put(policy("other"))
+        events: list[bytes] = []
+
+        def change(call: Call) -> None:
+            """Between a watch and the list that follows it."""
+            if (call.verb, call.resource) == ("list", POLICY) and not events and cluster.seen("watch", POLICY):
+                for action in ("ALLOW", "DENY"):
+                    value = cluster.put(
+                        {**policy("deny", action), "metadata": {"name": "deny", "namespace": "shop", "labels": {"n": action}}}
+                    )
+                    events.append(json.dumps({"type": "MODIFIED", "object": value}).encode() + b"\n")
+                cluster.fail(Status(500), "list", POLICY)
+                cluster.fail(Raw(events[0]), "watch", POLICY, times=1)
+
+        cluster.meanwhile = change
+        origin = f"{POLICY}/shop/deny"
+        async with running(cluster, tmp_path, replace(FAST, page=1, resync=0.01)) as rig:
+            await eventually(lambda: rig.meter.counts.get(("stale", POLICY), 0) >= 2)
+            assert rig.sink.one(origin).metadata.labels["n"] == "DENY"
+            assert rig.sink.story.count(("put", origin)) == 2, "as it was, and as it is: what was between is not handed over any more"
+            cluster.put(policy("deny", "AUDIT"))
+            await eventually(lambda: rig.sink.story.count(("put", origin)) == 3)
 
     run(test())

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,82 @@ def test_an_object_that_changes_all_the_time_is_written_to_now_and_then(cluster:
     asyncio.run(test())
 
 
+class Rival:
+    """Another controller, to which the list is its own: it writes it whole when it looks."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.writes = 0
+
+    def look(self) -> None:
+        value = self.rig.cluster.get("AuthorizationPolicy", "shop", "deny")
+        if [one["type"] for one in value.get("status", {}).get("conditions", [])] != ["Other"]:
+            self.rig.cluster.put({**value, "status": {"conditions": [{"type": "Other", "status": "True"}]}})
+            self.writes += 1
+            self.rig.writer.look(KEY)
+
+
+def test_a_fight_is_fought_ever_more_rarely(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with writing(cluster, tmp_path) as rig:
+            rival = Rival(rig)
+            rig.writer.want(KEY, Wanted(1, (ACCEPTED,)))
+            await rig.says("True")
+            began, times = rig.clock.now, [rig.clock.now]
+            while rig.clock.now < began + 2000:
+                rival.look()
+                before = rig.writes()
+                rig.clock.now += 0.5
+                rig.writer.look(KEY)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                if rig.writes() > before:
+                    times.append(rig.clock.now)
+            pauses = [later - sooner for sooner, later in pairwise(times)]
+            assert pauses[:9] == sorted(pauses[:9])
+            assert pauses[0] <= 2.0
+            assert pauses[-1] == pytest.approx(300.0, abs=1.0)
+            assert rig.meter.counts["failed", "AuthorizationPolicy", "undone"] == len(pauses)
+
+            # News is written at once all the same.
+            rival.look()
+            rig.clock.now += 1.5
+            rig.writer.want(KEY, Wanted(1, (REFUSED,)))
+            await eventually(lambda: rig.status()["conditions"][-1]["status"] == "False")
+
+            # And who undoes it once in a while is no rival.
+            rig.clock.now += 3600
+            rival.look()
+            await eventually(lambda: rig.status()["conditions"][-1]["type"] == "Accepted")
+            rig.clock.now += 2.5
+            rival.look()
+            await eventually(lambda: rig.status()["conditions"][-1]["type"] == "Accepted")
+
+    asyncio.run(test())
+
+
+def test_a_kind_without_the_subresource_is_said_and_tried_rarely(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def test() -> None:
+        rule = cluster.fail(Status(404, "NotFound", "the server could not find the requested resource"), "patch")
+        async with writing(cluster, tmp_path) as rig:
+            rig.writer.want(KEY, Wanted(1, (ACCEPTED,)))
+            await eventually(lambda: rule.hits == 1)
+            await rig.rests()
+            assert not rig.meter.counts, "it may be gone, and the watch late"
+            rig.clock.now += 11
+            rig.writer.lead(True)
+            await eventually(lambda: rig.meter.counts == {("failed", "AuthorizationPolicy", "missing"): 1})
+            rig.clock.now += 299
+            await rig.rests()
+            assert rule.hits == 2
+            rule.times = 0
+            rig.clock.now += 2
+            rig.writer.lead(True)
+            await rig.says("True")
+
+    asyncio.run(test())
+
+
 def test_the_rate_is_bounded(cluster: FakeCluster, tmp_path: Path) -> None:
     async def test() -> None:
         keys = [Key("AuthorizationPolicy", "shop", f"p{number}") for number in range(20)]
@@ -406,6 +483,29 @@ def test_who_applies_nonsense_in_a_loop_gets_few_events(cluster: FakeCluster, tm
                 announcer.report(SUBJECT, "Refused", f"reason {number}", number)
             await eventually(lambda: meter.counts.get(("dropped", "rate"), 0) == 75)
             assert len(cluster.all("Event")) == 25
+
+    asyncio.run(test())
+
+
+def test_who_ceases_to_lead_while_an_event_waits_does_not_say_it(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def test() -> None:
+        api, leadership, looked = cluster.api(tmp_path), Leadership(), asyncio.Event()
+
+        def now() -> float:
+            """How long to wait is about to be known."""
+            leadership.leading = False
+            looked.set()
+            return 0.0
+
+        announcer = Announcer(api, leadership, "pod-1", Meter(), now=now)
+        announcer.report(SUBJECT, "Refused", "no", 1)
+        task = asyncio.create_task(announcer.run())
+        await looked.wait()
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        assert cluster.all("Event") == []
+        await api.close()
 
     asyncio.run(test())
 

@@ -22,7 +22,7 @@ from control.sources.kubernetes.kinds import CORE_KINDS
 from control.sources.kubernetes.read import Reader
 from control.sources.kubernetes.wire import head
 from mesh.model.manifest import Pod, parse_object
-from tests.control.kube.fake import Broken, FakeCluster, Status
+from tests.control.kube.fake import Broken, FakeCluster, Page, Status
 from tests.control.kube.rig import pod
 
 NOW = 1_800_000_000
@@ -287,17 +287,19 @@ def test_a_server_that_answers_is_not_away(desk: Desk, code: int) -> None:
 # While the API server is away
 
 
-def away(desk: Desk, text: str) -> Caller | None:
+def away(desk: Desk, text: str, fault: Broken | Page | None = None) -> Caller | None:
     async def test() -> Caller | None:
         await desk.issuer.fetch()
-        desk.cluster.fail(Broken(), "create")
+        desk.cluster.fail(fault or Broken(), "create")
         return await desk.who(text)
 
     return asyncio.run(test())
 
 
-def test_a_good_token_of_a_pod_that_was_seen_still_counts(desk: Desk) -> None:
-    assert away(desk, token()) == ZTUNNEL
+@pytest.mark.parametrize("fault", [Broken(), Page(503), Page(502, b"<html>")], ids=["broken", "503", "a page"])
+def test_a_good_token_of_a_pod_that_was_seen_still_counts(desk: Desk, fault: Broken | Page) -> None:
+    """Also while it is only a proxy in front of the API server that says something."""
+    assert away(desk, token(), fault) == ZTUNNEL
     assert desk.counts == {"unreachable": 1, "offline": 1}
 
 
