@@ -40,7 +40,9 @@ def main(
 
 
 Files = Annotated[list[Path] | None, typer.Option("-f", "--filename", help="Manifest file or directory; may be repeated.")]
-Name = Annotated[str | None, typer.Option("--name", help="Which playground. Default: $CULVERT_NAME or culvert.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Which playground. Default: the one whose state is in --state; else $CULVERT_NAME or culvert.")
+]
 State = Annotated[Path | None, typer.Option("--state", help="Its state directory. Default: /run/culvert/NAME.")]
 Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="Only this namespace. Default: all.")]
 Output = Annotated[str | None, typer.Option("-o", "--output", help="json, yaml or wide.")]
@@ -68,7 +70,7 @@ def up(
 
     options = consul_options(consul, consul_token_file, consul_ca_file)
     run_up(
-        layout_of(name, state),
+        layout_of(name, state, new=True),
         filename or [],
         nodes,
         mesh=mesh,

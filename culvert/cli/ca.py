@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The certificate authority: what it signs with, who has renewed, and changing it.")
 
-Name = Annotated[str | None, typer.Option("--name", help="Which playground. Default: $CULVERT_NAME or culvert.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Which playground. Default: the one whose state is in --state; else $CULVERT_NAME or culvert.")
+]
 State = Annotated[Path | None, typer.Option("--state", help="Its state directory. Default: /run/culvert/NAME.")]
 Socket = Annotated[Path | None, typer.Option("--socket", help="Where the CA takes commands, instead of a playground's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -9,6 +9,7 @@ from pathlib import Path
 from culvert.cli.kinds import resolve_changeable
 from culvert.cli.output import FAILED, FailedError, UsageError, note, show_refusals
 from culvert.cli.refused import ASK_SECONDS, explain, warn_of
+from culvert.cli.target import name_option
 from culvert.playground.apply import NoManifests, apply, forget_refused, manifest_files, next_generation
 from culvert.playground.control import exclusive, load_spec, wait_status
 from culvert.playground.documents import ObjectKey, load_documents
@@ -55,7 +56,7 @@ def run_apply(layout: Layout, files: list[Path], *, wait: bool, timeout: float) 
         try:
             wait_status(layout, generation, lambda found: readiness(found).done, timeout)
         except TimeoutError:
-            last = "; see culvert status"
+            last = f"; see culvert status{name_option(layout)}"
         if last:
             raise FailedError(f"applied, but not everything is ready after {timeout:g} s{last}")
     if refusals:
@@ -89,7 +90,7 @@ def run_delete(layout: Layout, named: list[str], files: list[Path], namespace: s
         try:
             wait_status(layout, generation, lambda found: not gone & {pod["uid"] for pod in found["pods"]}, 60.0)
         except TimeoutError as error:
-            raise FailedError("deleted, but some pods have not ended after 60 s; see culvert get pods") from error
+            raise FailedError("deleted, but some pods have not ended after 60 s; see culvert get pods" + name_option(layout)) from error
     if not deleted.objects and not cleared:
         if files:
             note("nothing of it was there: nothing deleted")
@@ -148,7 +149,7 @@ def _one(layout: Layout, kind: str, name: str, namespace: str | None, *, create_
         found = [key for each in kinds for key in find_objects(layout, each, name, namespace, built_in_namespaces=create_namespace)]
     if not found:
         where = f" in namespace {namespace}" if namespace else ""
-        raise FailedError(f"{kind} {name} does not exist{where}; see what does: culvert get {kind}")
+        raise FailedError(f"{kind} {name} does not exist{where}; see what does: culvert get {kind}{name_option(layout)}")
     if len(found) > 1:
         raise UsageError(f"{kind} {name} may be any of {', '.join(map(str, found))}; say which by its kind and -n NAMESPACE")
     return found[0]
@@ -158,4 +159,4 @@ def _observe(layout: Layout, generation: int) -> None:
     try:
         wait_status(layout, generation, lambda found: True, OBSERVE_SECONDS)
     except TimeoutError:
-        note("the supervisor has not taken it up yet; see culvert status")
+        note("the supervisor has not taken it up yet; see culvert status" + name_option(layout))

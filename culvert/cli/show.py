@@ -44,7 +44,7 @@ def run_get(layout: Layout, kind: str, names: list[str], namespace: str | None, 
             for row in status[f"{wanted}s"]
             if namespace in (None, row["namespace"]) and (not names or row["name"] in names)
         ]
-        _must_exist(kind, names, [row["name"] for row in found])
+        _must_exist(layout, kind, names, [row["name"] for row in found])
         if not found:
             _none(kind, namespace)
             return
@@ -97,7 +97,7 @@ TABLES = {
 
 def _nodes(layout: Layout, names: list[str], output: str | None) -> None:
     nodes = [node for node in read_status(layout)["nodes"] if not names or node["name"] in names]
-    _must_exist("node", names, [node["name"] for node in nodes])
+    _must_exist(layout, "node", names, [node["name"] for node in nodes])
     if output == "json":
         print_json(nodes)
         return
@@ -130,7 +130,7 @@ def _objects(layout: Layout, kinds: tuple[str, ...], kind: str, names: list[str]
         and (not key.namespace or namespace in (None, key.namespace))
         and (not names or key.name in names)
     ]
-    _must_exist(kind, names, [document.key.name for document in found])
+    _must_exist(layout, kind, names, [document.key.name for document in found])
     if output == "json":
         bodies = [dict(document.body) for document in found]
         print_json(bodies[0] if len(names) == 1 else {"apiVersion": "v1", "kind": "List", "items": bodies})
@@ -182,7 +182,7 @@ def _published(layout: Layout) -> dict[Any, Document]:
     return Store(Path(layout.objects)).load()
 
 
-def _must_exist(kind: str, asked: list[str], found: list[str]) -> None:
+def _must_exist(layout: Layout, kind: str, asked: list[str], found: list[str]) -> None:
     for name in asked:
         if name not in found:
-            raise FailedError(f"{kind} {name} does not exist; see what does: culvert get {kind}")
+            raise FailedError(f"{kind} {name} does not exist; see what does: culvert get {kind}{name_option(layout)}")

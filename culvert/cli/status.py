@@ -8,6 +8,7 @@ from typing import Any
 from culvert.cli.output import age, console, note, print_json, print_table
 from culvert.cli.refused import explain, show_notes
 from culvert.cli.show import COLOURS, TABLES, all_refusals
+from culvert.cli.target import name_option
 from culvert.playground.control import load_spec, read_status, supervisor_process
 from culvert.playground.layout import Layout
 from culvert.playground.observe import observe
@@ -62,7 +63,8 @@ def run_status(layout: Layout, *, as_json: bool) -> None:
     for name in found.get("unusableNames", ()):
         note(f"{name} is a host of the mesh that pods here cannot look up: no hosts file can have that name, or its addresses")
     if supervisor is None:
-        note(f"the supervisor is not running: what you see may be old; culvert up starts it again (log: {layout.supervisor_log})")
+        again = f"culvert up{name_option(layout)} starts it again"
+        note(f"the supervisor is not running: what you see may be old; {again} (log: {layout.supervisor_log})")
 
 
 def _section(title: str) -> None:

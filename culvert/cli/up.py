@@ -12,7 +12,7 @@ from rich.console import Console
 from culvert.cli.objects import read_texts
 from culvert.cli.output import FAILED, FailedError, UsageError, count, note, show_refusals
 from culvert.cli.refused import ASK_SECONDS, explain, warn_of
-from culvert.cli.target import name_option
+from culvert.cli.target import must_be_here, name_option, program
 from culvert.config import Config, from_environment
 from culvert.playground.apply import apply, next_generation
 from culvert.playground.consul import ConsulOptions, checked
@@ -37,6 +37,7 @@ def run_up(
     consul: ConsulOptions | None = None,
 ) -> None:
     """`consul`: None where nothing is said of one."""
+    must_be_here(layout)
     config = from_environment()
     problems = missing(config, mesh=mesh)
     if problems:
@@ -123,7 +124,7 @@ def _away(layout: Layout) -> str:
 
 
 def _next(layout: Layout) -> str:
-    return f"Look with: culvert status{name_option(layout)}"
+    return f"Look with: {program()} status{name_option(layout)}"
 
 
 class Progress:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from culvert.playground.files import read_json
-from culvert.playground.layout import Layout
+from culvert.playground.layout import STATE_ROOT, Layout
 from culvert.playground.processes import ProcessId, alive, end_all, everyone, identify
 from culvert.playground.spec import PlaygroundSpec
 from mesh.model.errors import CulvertError
@@ -54,16 +54,24 @@ def supervisor_process(layout: Layout) -> ProcessId | None:
         recorded = None
     if recorded is not None and alive(recorded):
         return recorded
-    ending = [MODULE, layout.name, str(layout.state)]
+    return next((process for name, state, process in _supervisors() if (name, state) == (layout.name, layout.state)), None)
+
+
+def elsewhere(layout: Layout) -> Path | None:
+    """The state directory of a running playground of this name, where it is another one: what carries the name belongs to that one."""
+    return next((state for name, state, _ in _supervisors() if name == layout.name and state != layout.state), None)
+
+
+def _supervisors() -> Iterator[tuple[str, Path, ProcessId]]:
+    """Of all playgrounds on this machine: name, state directory, process."""
     for pid in everyone():
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if words[-4:-1] == ending:
-            return identify(pid)
-    return None
+        if words[-4:-3] == [MODULE] and (process := identify(pid)) is not None:
+            yield words[-3], Path(words[-2]), process
 
 
 def ensure_supervisor(layout: Layout, spec: PlaygroundSpec) -> None:
@@ -92,7 +100,7 @@ def read_status(layout: Layout) -> dict[str, Any]:
     """The supervisor's last word. Raises NotRunning where there is none."""
     found = read_json(layout.status)
     if not isinstance(found, dict):
-        raise NotRunning(f"no playground {layout.name} is up; start it with: culvert up -f DIRECTORY --name {layout.name}")
+        raise NotRunning(_not_up(layout))
     return found
 
 
@@ -114,5 +122,13 @@ def wait_status(layout: Layout, generation: int, done: Callable[[dict[str, Any]]
 def load_spec(layout: Layout) -> PlaygroundSpec:
     spec = PlaygroundSpec.load(layout)
     if spec is None:
-        raise NotRunning(f"no playground {layout.name} is up; start it with: culvert up -f DIRECTORY --name {layout.name}")
+        raise NotRunning(_not_up(layout))
     return spec
+
+
+def _not_up(layout: Layout) -> str:
+    other = elsewhere(layout)
+    if other is not None:
+        return f"no playground {layout.name} keeps its state in {layout.state}; the one of this name needs: --state {other}"
+    state = "" if layout.state == STATE_ROOT / layout.name else f" --state {layout.state}"
+    return f"no playground {layout.name} is up; start it with: culvert up -f DIRECTORY --name {layout.name}{state}"

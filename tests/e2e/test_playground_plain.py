@@ -6,11 +6,13 @@ import ipaddress
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from culvert.playground.layout import Layout
 from tests.e2e.playgrounds import MANIFESTS, Playground, wait
 
 pytestmark = pytest.mark.e2e
@@ -183,3 +185,28 @@ def test_a_second_up_changes_nothing(ground: Playground) -> None:
     before = ground.pids()
     ground.run("up", "--no-mesh", "--nodes", "2")
     assert ground.pids() == before
+
+
+def test_a_state_directory_means_its_own_playground(ground: Playground, tmp_path: Path) -> None:
+    state = tmp_path / "elsewhere"
+    it = Playground(f"pge{os.getpid()}")
+    it.layout = Layout(it.name, state)
+
+    def culvert(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "culvert", *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+    try:
+        it.run("up", "--no-mesh", "--nodes", "1", "--state", str(state))
+        found = culvert("get", "nodes", "--state", str(state))
+        assert (found.returncode, "node-1" in found.stdout) == (0, True), found.stderr
+        for command in ("up", "down"):
+            found = culvert(command, "--name", it.name)
+            assert (found.returncode, f"keeps its state in {state}" in found.stderr) == (2, True), found.stderr
+        found = culvert("down", "--state", str(state), "--name", ground.name)
+        assert (found.returncode, f"the state of playground {it.name}" in found.stderr) == (2, True), found.stderr
+        found = culvert("down", "--state", str(state))
+        assert (found.returncode, f"playground {it.name} removed" in found.stderr) == (0, True), found.stderr
+    finally:
+        it.run("down", "--state", str(state))
+        assert it.remains() == []
+    assert ground.run("get", "pods")

@@ -1,0 +1,47 @@
+"""Which playground a command means: the name that is in the directory, never that of another playground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from culvert.cli.output import UsageError
+from culvert.cli.target import layout_of, name_option
+from culvert.playground.layout import STATE_ROOT, Layout, node_names
+from culvert.playground.spec import PlaygroundSpec, recorded_name
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Of a playground called st."""
+    (tmp_path / "kept").mkdir()
+    PlaygroundSpec(node_names(1), True, "/bin", "python", "/src").save(Layout("st", tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def test_a_state_directory_tells_the_name(state: Path) -> None:
+    assert recorded_name(state) == "st"
+    assert layout_of(None, state) == layout_of("st", state) == Layout("st", state)
+    assert PlaygroundSpec.load(Layout("st", state)) == PlaygroundSpec(node_names(1), True, "/bin", "python", "/src")
+
+
+def test_a_name_that_does_not_agree_with_the_directory_is_refused(state: Path) -> None:
+    with pytest.raises(UsageError, match="the state of playground st, not of culvert"):
+        layout_of("culvert", state)
+    with pytest.raises(UsageError, match="the state of playground st"):
+        layout_of("culvert", state, new=True)
+
+
+def test_a_directory_that_holds_no_playground_means_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no playground keeps its state in"):
+        layout_of(None, tmp_path)
+    assert layout_of("st", tmp_path) == Layout("st", tmp_path)
+    assert layout_of(None, tmp_path, new=True).state == tmp_path
+
+
+def test_what_is_needed_to_mean_a_playground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CULVERT_NAME", "culvert")
+    assert name_option(Layout("culvert", STATE_ROOT / "culvert")) == ""
+    assert name_option(Layout("st", STATE_ROOT / "st")) == " --name st"
+    assert name_option(Layout("st", tmp_path / "a b")) == f" --name st --state '{tmp_path}/a b'"
