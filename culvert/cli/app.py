@@ -39,7 +39,10 @@ def main(
     """A sidecarless service mesh. `culvert up -f examples/bookstore` makes a playground cluster on this machine."""
 
 
-Files = Annotated[list[Path] | None, typer.Option("-f", "--filename", help="Manifest file or directory; may be repeated.")]
+Files = Annotated[
+    list[Path] | None,
+    typer.Option("-f", "--filename", help="Manifest file, directory or -; may be repeated: each goes on top of those before it."),
+]
 Name = Annotated[
     str | None, typer.Option("--name", help="Which playground. Default: the one whose state is in --state; else $CULVERT_NAME or culvert.")
 ]
@@ -123,14 +126,14 @@ def apply(
 
 @app.command()
 def delete(
-    what: Annotated[list[str] | None, typer.Argument(help="KIND NAME..., or KIND/NAME...")] = None,
+    what: Annotated[list[str] | None, typer.Argument(help="KIND NAME..., or KIND/NAME...; or: refused FILE...")] = None,
     filename: Files = None,
     namespace: Namespace = None,
     name: Name = None,
     state: State = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until the pods are gone.")] = True,
 ) -> None:
-    """Delete objects by name or by manifest."""
+    """Delete objects by name or by manifest. What was refused is let go of in the same way, and by `culvert delete refused FILE`."""
     from culvert.cli.objects import run_delete
 
     run_delete(layout_of(name, state), what or [], filename or [], namespace, wait=wait)

@@ -42,14 +42,14 @@ def run_up(
     problems = missing(config, mesh=mesh)
     if problems:
         raise UsageError("\n       ".join(problems))
-    texts = read_texts(files)
+    layers = read_texts(files)
     began = time.monotonic()
     with exclusive(layout):
         spec = _spec(layout, config, nodes, mesh=mesh, certificate_lifetime=certificate_lifetime, consul=consul)
         for directory in layout.directories(spec.nodes):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         spec.save(layout)
-        applied, refusals = apply(layout, texts) if texts else ([], [])
+        applied, refusals = apply(layout, *layers) if layers else ([], [])
         show_refusals(refusals)
         running = supervisor_process(layout) is not None
         size = count(len(spec.nodes), "node")
