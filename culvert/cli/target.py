@@ -9,9 +9,7 @@ from pathlib import Path
 
 from culvert.cli.output import UsageError
 from culvert.config import from_environment
-from culvert.playground.control import elsewhere
 from culvert.playground.layout import NAME_ACCEPTED, NAME_PATTERN, STATE_ROOT, Layout
-from culvert.playground.spec import recorded_name
 
 
 def layout_of(name: str | None, state: Path | None, *, new: bool = False) -> Layout:
@@ -20,7 +18,7 @@ def layout_of(name: str | None, state: Path | None, *, new: bool = False) -> Lay
     Raises UsageError for a name that could own what belongs to another playground, and for a directory that is of another one: what
     carries a name (processes, namespaces, kernel programs) is then never taken for what the directory tells of.
     """
-    recorded = recorded_name(state) if state is not None else ""
+    recorded = _recorded(state) if state is not None else ""
     if state is not None and not (name or recorded or new):
         raise UsageError(f"no playground keeps its state in {state}; with --name, what is left of one can still be named")
     chosen = name or recorded or from_environment().name
@@ -31,8 +29,16 @@ def layout_of(name: str | None, state: Path | None, *, new: bool = False) -> Lay
     return Layout(chosen, (state or STATE_ROOT / chosen).resolve())
 
 
+def _recorded(state: Path) -> str:
+    from culvert.playground.spec import recorded_name
+
+    return recorded_name(state)
+
+
 def must_be_here(layout: Layout) -> None:
     """Raises UsageError where a playground of this name runs with another state directory: processes and namespaces go by the name."""
+    from culvert.playground.control import elsewhere
+
     other = elsewhere(layout)
     if other is not None:
         again = f"--state {shlex.quote(str(other))}"
