@@ -85,7 +85,11 @@ def rehearse(
 
     layout = layout_of(name, state)
     _ready(layout)
-    phases, load = asyncio.run(_rehearse(layout, seconds, patience, pairs, quiet=as_json))
+    try:
+        phases, load = asyncio.run(_rehearse(layout, seconds, patience, pairs, quiet=as_json))
+    except KeyboardInterrupt:
+        note(f"the drill ends here, and the CA is left as it is; look with: culvert ca show{name_option(layout)}")
+        raise
     found = document(phases, load)
     if as_json:
         print_json(found)

@@ -14,7 +14,7 @@ from culvert.cli.target import name_option
 from culvert.playground.apply import NoManifests, apply, forget_refused, manifest_files, next_generation
 from culvert.playground.control import exclusive, load_spec, wait_status
 from culvert.playground.documents import ObjectKey, load_documents
-from culvert.playground.editing import LabelChange, delete_objects, find_objects, labels_of, set_labels
+from culvert.playground.editing import LabelChange, check_labels, delete_objects, find_objects, labels_of, set_labels
 from culvert.playground.layout import Layout
 from culvert.playground.outcome import STDIN
 from culvert.playground.readiness import readiness
@@ -116,10 +116,12 @@ def run_label(layout: Layout, what: list[str], namespace: str | None) -> None:
     pairs = _pairs(words)
     if not changes or not pairs:
         raise UsageError("culvert label KIND NAME key=value... (key- removes one)")
-    check_labels(changes)
+    check_mode(changes)
     with exclusive(layout):
         load_spec(layout)
         keys = [_one(layout, kind, name, namespace, create_namespace=True) for kind, name in pairs]
+        for key in keys:
+            check_labels(key, changes)
         verbs = [label_verb(labels_of(layout, key), changes) for key in keys]
         for key, verb in zip(keys, verbs, strict=True):
             if verb != NOT_CHANGED:
@@ -130,7 +132,7 @@ def run_label(layout: Layout, what: list[str], namespace: str | None) -> None:
     _observe(layout, generation)
 
 
-def check_labels(changes: Iterable[LabelChange]) -> None:
+def check_mode(changes: Iterable[LabelChange]) -> None:
     """A mode that nobody knows would quietly mean none. Raises UsageError."""
     for change in changes:
         if change.key == MODE_LABEL and change.value not in (None, *MODES):

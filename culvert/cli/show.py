@@ -14,6 +14,7 @@ from culvert.playground.apply import remembered_refusals
 from culvert.playground.control import load_spec, read_status
 from culvert.playground.documents import Document, dump
 from culvert.playground.layout import Layout
+from culvert.playground.observe import control_refusals
 from culvert.playground.store import Store
 from culvert.playground.wanted import BUILT_IN_NAMESPACES
 from mesh.model.enrolment import MODE_LABEL
@@ -53,8 +54,10 @@ def run_get(layout: Layout, kind: str, names: list[str], namespace: str | None, 
 
 
 def all_refusals(layout: Layout) -> list[Refusal]:
-    """What apply refused, and what the supervisor found to be unusable since."""
-    return remembered_refusals(layout) + [Refusal(**item) for item in read_status(layout)["refused"]]
+    """What apply refused, and what the supervisor and the control plane found to be unusable since."""
+    found = remembered_refusals(layout) + [Refusal(**item) for item in read_status(layout)["refused"]]
+    known = {item.subject for item in found}
+    return found + [item for item in control_refusals(layout) if item.subject not in known]
 
 
 def _none(kind: str, namespace: str | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from culvert.cli.output import UsageError
 from culvert.config import from_environment
-from culvert.playground.layout import NAME_ACCEPTED, NAME_PATTERN, STATE_ROOT, Layout
+from culvert.playground.layout import DEFAULT_NAME, NAME_ACCEPTED, NAME_PATTERN, STATE_ROOT, Layout
 
 
 def layout_of(name: str | None, state: Path | None, *, new: bool = False) -> Layout:
@@ -46,10 +46,9 @@ def must_be_here(layout: Layout) -> None:
 
 
 def name_option(layout: Layout) -> str:
-    """What a command needs to mean this playground, with a space before it; empty where that is the default."""
-    name = "" if layout.name == from_environment().name else f" --name {layout.name}"
-    state = "" if layout.state == STATE_ROOT / layout.name else f" --state {shlex.quote(str(layout.state))}"
-    return name + state
+    """What a command needs to mean this playground, with a space before it; empty where it is the default, in any environment."""
+    default = layout == Layout(DEFAULT_NAME, STATE_ROOT / DEFAULT_NAME) and from_environment().name == DEFAULT_NAME
+    return "" if default else f" {layout.options}"
 
 
 def program() -> str:

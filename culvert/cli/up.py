@@ -56,15 +56,23 @@ def run_up(
         note(f"playground {layout.name}: {size}, {'mesh' if mesh else 'no mesh'}{', already running' if running else ''}")
         generation = next_generation(layout)
         ensure_supervisor(layout, spec)
-    final = Progress().follow(layout, generation, timeout)
+    try:
+        final = Progress().follow(layout, generation, timeout)
+    except KeyboardInterrupt:
+        option = name_option(layout)
+        note(
+            f"the playground goes on coming up without you; look with: {program()} status{option}; remove it with: {program()} down{option}"
+        )
+        raise
     if not final.done:
         raise FailedError(f"not everything is ready after {timeout:g} s:\n  " + "\n  ".join(final.waiting_for) + f"\n{_next(layout)}")
-    for outcome in explain(layout, refusals, ASK_SECONDS):
+    explained = explain(layout, refusals, ASK_SECONDS)
+    for outcome in explained:
         note(str(outcome))
     warn_of(layout, (item.key for item in applied))
     note(f"ready in {time.monotonic() - began:.1f} s: {final.summary}. {_next(layout)}")
     if refusals:
-        note(f"{len(refusals)} refused; see them again with: culvert get refused{name_option(layout)}")
+        note(f"{count(len(explained), 'object')} refused; see them again with: culvert get refused{name_option(layout)}")
         sys.exit(FAILED)
 
 

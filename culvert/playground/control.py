@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from culvert.playground.files import read_json
-from culvert.playground.layout import STATE_ROOT, Layout
+from culvert.playground.layout import Layout
 from culvert.playground.processes import ProcessId, alive, end_all, everyone, identify
 from culvert.playground.spec import PlaygroundSpec
 from mesh.model.errors import CulvertError
@@ -115,7 +115,8 @@ def wait_status(layout: Layout, generation: int, done: Callable[[dict[str, Any]]
         if time.monotonic() > deadline:
             raise TimeoutError
         if time.monotonic() - began > 2.0 and supervisor_process(layout) is None:
-            raise NotRunning(f"the supervisor ended; its last words are in {layout.supervisor_log}")
+            again = f"start it again with: culvert up {layout.options}"
+            raise NotRunning(f"the supervisor is not running, and nothing takes effect without it; {again} (log: {layout.supervisor_log})")
         time.sleep(POLL_SECONDS)
 
 
@@ -130,5 +131,4 @@ def _not_up(layout: Layout) -> str:
     other = elsewhere(layout)
     if other is not None:
         return f"no playground {layout.name} keeps its state in {layout.state}; the one of this name needs: --state {other}"
-    state = "" if layout.state == STATE_ROOT / layout.name else f" --state {layout.state}"
-    return f"no playground {layout.name} is up; start it with: culvert up -f DIRECTORY --name {layout.name}{state}"
+    return f"no playground {layout.name} is up; start it with: culvert up -f DIRECTORY {layout.options}"

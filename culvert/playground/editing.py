@@ -15,7 +15,7 @@ from culvert.playground.refusedobjects import drop_refused, held_keys
 from culvert.playground.store import Store
 from culvert.playground.wanted import BUILT_IN_NAMESPACES
 from mesh.model.errors import ConfigError, Refusal
-from mesh.model.manifest import KINDS, Key
+from mesh.model.manifest import KINDS, Key, parse_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,15 @@ def labels_of(layout: Layout, key: ObjectKey) -> dict[str, str]:
         return merged(template, (read_json(layout.overlays) or {}).get(str(key), {}))
     document = Store(layout.applied).load().get(key)
     return dict((document.body["metadata"].get("labels") or {}) if document else {})
+
+
+def check_labels(key: ObjectKey, changes: Iterable[LabelChange]) -> None:
+    """By the mesh's own parser, whatever they are for. Raises ConfigError: stored, they would have the whole object refused later."""
+    labels = {change.key: change.value for change in changes if change.value is not None}
+    body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "labels", "labels": labels}}
+    refused = [refusal for entry in parse_object(body, "").refused for refusal in entry.refusals]
+    if refused:
+        raise ConfigError(*(replace(refusal, where="", subject=str(key)) for refusal in refused))
 
 
 def set_labels(layout: Layout, key: ObjectKey, changes: Iterable[LabelChange]) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from culvert.playground.apply import NoManifests, apply, check, forget_refused, manifest_files, remembered_refusals
-from culvert.playground.documents import ObjectKey, load_documents
-from culvert.playground.editing import LabelChange, delete_objects, find_objects, set_labels
+from culvert.playground.documents import ObjectKey, dump, load_documents
+from culvert.playground.editing import LabelChange, check_labels, delete_objects, find_objects, set_labels
 from culvert.playground.layout import Layout
 from culvert.playground.store import Store, source_of
 from culvert.playground.wanted import interpret
+from mesh.model.errors import ConfigError
 
 NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
 SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n"
@@ -216,6 +217,22 @@ def test_labels_set_by_hand_stay_through_an_apply_unless_the_manifest_says_other
     assert labels() == {"mode": "ambient", "team": "b"}
     set_labels(layout, key, [LabelChange.parse("mode-")])
     assert labels() == {"team": "b"}
+
+
+@pytest.mark.parametrize("word", ["team=a b", "a/b/c=x", f"k={'v' * 64}"])
+def test_labels_are_judged_by_the_parser_before_they_are_stored(layout: Layout, word: str) -> None:
+    apply(layout, {"a.yaml": NAMESPACE})
+    key = find_objects(layout, "namespace", "shop", None)[0]
+    change = LabelChange.parse(word)
+    with pytest.raises(ConfigError, match=r"^Namespace shop: metadata\.labels.* is not accepted; accepted: "):
+        check_labels(key, [LabelChange.parse("fine=1"), change])
+    # What is stored is refused by the control plane, for good.
+    set_labels(layout, key, [change])
+    assert check([{"b.yaml": dump(Store(layout.applied).load()[key].body)}], ()).refusals
+
+
+def test_good_labels_and_removals_are_taken(layout: Layout) -> None:
+    check_labels(DENY_KEY, [LabelChange.parse(word) for word in ("a=", "example.com/b=c_d.e", "x y-")])
 
 
 def test_a_built_in_namespace_can_be_labelled_without_a_manifest(layout: Layout) -> None:

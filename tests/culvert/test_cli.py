@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from culvert.cli.crds import run_crds
-from culvert.cli.objects import check_labels, label_verb, read_texts
+from culvert.cli.objects import check_mode, label_verb, read_texts
 from culvert.cli.output import UsageError, count, fitting
 from culvert.cli.pods import cannot_run, misplaced
 from culvert.cli.show import policy_says
@@ -93,9 +93,9 @@ def test_what_became_of_labels() -> None:
 
 
 def test_a_mode_that_nobody_knows_is_refused() -> None:
-    check_labels([LabelChange.parse(f"istio.io/dataplane-mode{end}") for end in ("=ambient", "=none", "-")])
+    check_mode([LabelChange.parse(f"istio.io/dataplane-mode{end}") for end in ("=ambient", "=none", "-")])
     with pytest.raises(UsageError, match="accepted: ambient, none"):
-        check_labels([LabelChange.parse("istio.io/dataplane-mode=sidecar")])
+        check_mode([LabelChange.parse("istio.io/dataplane-mode=sidecar")])
 
 
 def test_what_policies_say() -> None:

@@ -45,3 +45,6 @@ def test_what_is_needed_to_mean_a_playground(tmp_path: Path, monkeypatch: pytest
     assert name_option(Layout("culvert", STATE_ROOT / "culvert")) == ""
     assert name_option(Layout("st", STATE_ROOT / "st")) == " --name st"
     assert name_option(Layout("st", tmp_path / "a b")) == f" --name st --state '{tmp_path}/a b'"
+    monkeypatch.setenv("CULVERT_NAME", "st")
+    assert name_option(Layout("culvert", STATE_ROOT / "culvert")) == " --name culvert"
+    assert name_option(Layout("st", STATE_ROOT / "st")) == " --name st"

@@ -178,7 +178,7 @@ def test_a_refused_policy_denies_what_it_would_have_covered_until_it_goes(ground
     (tmp_path / "policy.yaml").write_text(POLICY)
     ground.run("apply", "-f", str(tmp_path), code=1)
     wait("the denial", lambda: not reaches_web(ground))
-    assert "AuthorizationPolicy shop/closed, until it is accepted: " in ground.run("status")
+    assert "AuthorizationPolicy shop/closed, until it is accepted: " in ground.run("status", code=1)
     assert ground.fetch("default/client", "http://alone.shop/")
     ground.run("delete", "-n", "shop", "authorizationpolicy", "closed")
     wait("the denial to end", lambda: reaches_web(ground))

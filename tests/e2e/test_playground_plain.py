@@ -173,12 +173,14 @@ def test_refusals_and_wrong_usage_have_their_exit_codes(ground: Playground, tmp_
     (tmp_path / "bad.yaml").write_text("apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 0}]}\n")
     assert ground.run("apply", "-f", str(tmp_path), code=1) == ""
     assert "Service default/bad: spec.ports[0].port" in ground.run("get", "refused")
-    assert len(json.loads(ground.run("status", "--json"))["refused"]) == 1
-    ground.run("delete", "-f", str(tmp_path))
+    assert len(json.loads(ground.run("status", "--json", code=1))["refused"]) == 1
+    ground.run("delete", "service", "bad")
     assert ground.run("get", "refused") == "nothing is refused\n"
     ground.run("apply", "-f", str(tmp_path / "none"), code=2)
     ground.run("up", "--no-mesh", "--nodes", "3", code=2)
     ground.run("label", "namespace", "nowhere", "a=b", code=1)
+    ground.run("label", "namespace", "shop", "a=b c", code=1)
+    assert json.loads(ground.run("status", "--json"))["troubles"] == []
 
 
 def test_a_second_up_changes_nothing(ground: Playground) -> None:

@@ -76,7 +76,7 @@ def known_kind(kind: str) -> bool:
 
 
 def accepted_instead(kind: str) -> str:
-    """What a refusal of a kind tells that is accepted: one that is much the same, else all by name. Versions are told where one is wrong."""
+    """What a refusal of a kind tells that is accepted: one that is much the same, else all, without their versions."""
     names = sorted({*OF_KIND, "List"})
     near = get_close_matches(kind, names, 1, 0.7)
     return f"a known kind, such as {near[0]}" if near else ", ".join(names)
