@@ -59,10 +59,7 @@ def run_up(
     try:
         final = Progress().follow(layout, generation, timeout)
     except KeyboardInterrupt:
-        option = name_option(layout)
-        note(
-            f"the playground goes on coming up without you; look with: {program()} status{option}; remove it with: {program()} down{option}"
-        )
+        note(f"the playground goes on coming up. {_next(layout)}; take it away with: {program()} down{name_option(layout)}")
         raise
     if not final.done:
         raise FailedError(f"not everything is ready after {timeout:g} s:\n  " + "\n  ".join(final.waiting_for) + f"\n{_next(layout)}")

@@ -10,6 +10,7 @@ from culvert.cli.output import UsageError
 from culvert.cli.target import layout_of, name_option
 from culvert.playground.layout import STATE_ROOT, Layout, node_names
 from culvert.playground.spec import PlaygroundSpec, recorded_name
+from culvert.verify.world import CannotVerify, read_cluster
 
 
 @pytest.fixture
@@ -24,6 +25,13 @@ def test_a_state_directory_tells_the_name(state: Path) -> None:
     assert recorded_name(state) == "st"
     assert layout_of(None, state) == layout_of("st", state) == Layout("st", state)
     assert PlaygroundSpec.load(Layout("st", state)) == PlaygroundSpec(node_names(1), True, "/bin", "python", "/src")
+
+
+def test_what_is_verified_and_rehearsed_is_the_playground_of_that_name(state: Path) -> None:
+    Layout("st", state).objects.mkdir()
+    assert [node.netns for node in read_cluster(state).nodes] == ["st-node-1"]
+    with pytest.raises(CannotVerify, match="no playground in"):
+        read_cluster(state / "none")
 
 
 def test_a_name_that_does_not_agree_with_the_directory_is_refused(state: Path) -> None:
