@@ -57,4 +57,6 @@ def program() -> str:
         return "culvert"
     called = Path(sys.argv[0])
     beside = called if called.name == "culvert" else Path(sys.executable).with_name("culvert")
+    if not beside.exists():
+        return shlex.join([sys.executable, "-m", "culvert"])
     return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)

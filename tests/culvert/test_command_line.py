@@ -85,3 +85,10 @@ def test_all_namespaces_is_what_it_is_without_one() -> None:
 def test_help_says_the_exit_codes_and_how_definitions_are_applied() -> None:
     assert "exit code is 1 where something is not ready" in " ".join(CliRunner().invoke(app, ["status", "--help"]).output.split())
     assert "--server-side" in CliRunner().invoke(app, ["crds", "--help"]).output
+
+
+def test_the_bookstore_that_is_left_running_has_the_name_of_the_environment() -> None:
+    command = [sys.executable, "-m", "culvert.demo"]
+    environment = {**os.environ, "CULVERT_NAME": "No!"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "--name No! is not accepted" in done.stderr) == (2, True), done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from culvert.cli.output import UsageError
-from culvert.cli.target import layout_of, name_option
+from culvert.cli.target import layout_of, name_option, program
 from culvert.playground.layout import STATE_ROOT, Layout, node_names
 from culvert.playground.spec import PlaygroundSpec, recorded_name
 from culvert.verify.world import CannotVerify, read_cluster
@@ -56,3 +56,21 @@ def test_what_is_needed_to_mean_a_playground(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("CULVERT_NAME", "st")
     assert name_option(Layout("culvert", STATE_ROOT / "culvert")) == " --name culvert"
     assert name_option(Layout("st", STATE_ROOT / "st")) == " --name st"
+
+
+def test_how_the_command_is_called_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / ".venv" / "bin" / "culvert"
+    command.parent.mkdir(parents=True)
+    command.touch(0o755)
+    monkeypatch.setattr("sys.argv", [str(command)])
+    monkeypatch.setenv("PATH", str(command.parent))
+    assert program() == "culvert"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert program() == str(command)
+    monkeypatch.chdir(tmp_path)
+    assert program() == ".venv/bin/culvert"
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "culvert" / "__main__.py")])
+    monkeypatch.setattr("sys.executable", str(command.with_name("python")))
+    assert program() == ".venv/bin/culvert"
+    command.unlink()
+    assert program() == f"{tmp_path}/.venv/bin/python -m culvert"
