@@ -220,8 +220,8 @@ def status(
 ) -> None:
     """Nodes, processes, pods and their place in the mesh, certificates, the control plane's view, refused manifests.
 
-    The exit code is 1 where something is not ready, not connected, behind, refused or not enforced as written; 2 where it cannot be told.
-    With --control: 1 where a client lags or rejects something, or a source is not current.
+    The exit code is 1 where something is not ready, not connected, behind, refused or not enforced as written, or where there is no
+    playground. With --control: 1 where a client lags or rejects something, or a source is not current.
     """
     if control is not None:
         from culvert.cli.sync import run_sync

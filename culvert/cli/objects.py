@@ -77,6 +77,8 @@ def run_apply(layout: Layout, files: list[Path], *, wait: bool, timeout: float) 
 def run_delete(layout: Layout, named: list[str], files: list[Path], namespace: str | None, *, wait: bool) -> None:
     if bool(named) == bool(files):
         raise UsageError("say what to delete: culvert delete KIND NAME, or culvert delete -f FILE_OR_DIRECTORY")
+    if named == ["refused"]:
+        raise UsageError("say of which file: culvert delete refused FILE, as culvert get refused names it")
     texts = {name: text for layer in read_texts(files) for name, text in layer.items()}
     with exclusive(layout):
         load_spec(layout)

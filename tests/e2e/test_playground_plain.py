@@ -176,6 +176,10 @@ def test_refusals_and_wrong_usage_have_their_exit_codes(ground: Playground, tmp_
     assert len(json.loads(ground.run("status", "--json", code=1))["refused"]) == 1
     ground.run("delete", "service", "bad")
     assert ground.run("get", "refused") == "nothing is refused\n"
+    (tmp_path / "bad.yaml").write_text("oops: [\n")
+    ground.run("apply", "-f", str(tmp_path), code=1)
+    assert ground.run("delete", "refused", str(tmp_path / "bad.yaml")).startswith("what could not be read in ")
+    assert ground.run("get", "refused") == "nothing is refused\n"
     ground.run("apply", "-f", str(tmp_path / "none"), code=2)
     ground.run("up", "--no-mesh", "--nodes", "3", code=2)
     ground.run("label", "namespace", "nowhere", "a=b", code=1)
