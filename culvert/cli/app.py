@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from culvert.cli.ca import app as ca_app
-from culvert.cli.output import FAILED, UsageError, fail
+from culvert.cli.output import FAILED, USAGE, UsageError, fail
 from culvert.cli.target import layout_of
 from mesh.model.errors import CulvertError
 
@@ -39,8 +42,13 @@ def main(
     """A sidecarless service mesh. `culvert up -f examples/bookstore` makes a playground cluster on this machine."""
 
 
-Files = Annotated[list[Path] | None, typer.Option("-f", "--filename", help="Manifest file or directory; may be repeated.")]
-Name = Annotated[str | None, typer.Option("--name", help="Which playground. Default: $CULVERT_NAME or culvert.")]
+Files = Annotated[
+    list[Path] | None,
+    typer.Option("-f", "--filename", help="Manifest file, directory or -; may be repeated: each goes on top of those before it."),
+]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Which playground. Default: the one whose state is in --state; else $CULVERT_NAME or culvert.")
+]
 State = Annotated[Path | None, typer.Option("--state", help="Its state directory. Default: /run/culvert/NAME.")]
 Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="Only this namespace. Default: all.")]
 Output = Annotated[str | None, typer.Option("-o", "--output", help="json, yaml or wide.")]
@@ -53,7 +61,7 @@ def up(
     name: Name = None,
     state: State = None,
     mesh: Annotated[bool, typer.Option("--mesh/--no-mesh", help="Without the mesh: plain pods and services.")] = True,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for everything to be ready.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for everything to be ready.")] = 60.0,
     certificate_lifetime: Annotated[
         int | None, typer.Option(min=10, max=7776000, help="Seconds that a pod's certificate lives. Default: a day.")
     ] = None,
@@ -68,7 +76,7 @@ def up(
 
     options = consul_options(consul, consul_token_file, consul_ca_file)
     run_up(
-        layout_of(name, state),
+        layout_of(name, state, new=True),
         filename or [],
         nodes,
         mesh=mesh,
@@ -111,7 +119,7 @@ def apply(
     name: Name = None,
     state: State = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until the pods are ready.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for --wait.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds for --wait.")] = 60.0,
 ) -> None:
     """Apply manifests. A refused object is refused whole and the rest applied; the exit code is then 1."""
     from culvert.cli.objects import run_apply
@@ -121,14 +129,14 @@ def apply(
 
 @app.command()
 def delete(
-    what: Annotated[list[str] | None, typer.Argument(help="KIND NAME..., or KIND/NAME...")] = None,
+    what: Annotated[list[str] | None, typer.Argument(help="KIND NAME..., or KIND/NAME...; or: refused FILE...")] = None,
     filename: Files = None,
     namespace: Namespace = None,
     name: Name = None,
     state: State = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until the pods are gone.")] = True,
 ) -> None:
-    """Delete objects by name or by manifest."""
+    """Delete objects by name or by manifest. What was refused is let go of in the same way, and by `culvert delete refused FILE`."""
     from culvert.cli.objects import run_delete
 
     run_delete(layout_of(name, state), what or [], filename or [], namespace, wait=wait)
@@ -154,6 +162,7 @@ def get(
     ] = "pods",
     names: Annotated[list[str] | None, typer.Argument()] = None,
     namespace: Namespace = None,
+    all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="As without -n; for who is used to it.")] = False,
     output: Output = None,
     name: Name = None,
     state: State = None,
@@ -161,6 +170,8 @@ def get(
     """Show objects."""
     from culvert.cli.show import run_get
 
+    if all_namespaces and namespace is not None:
+        raise UsageError("-A means all namespaces; leave out -n, or leave out -A")
     run_get(layout_of(name, state), kind, names or [], namespace, output)
 
 
@@ -190,8 +201,6 @@ def exec(
     state: State = None,
 ) -> None:
     """Run a command inside a pod: its network, its /etc/hosts, its environment. Exits as the command does."""
-    import sys
-
     from culvert.cli.pods import misplaced, run_exec
 
     problem = misplaced(sys.argv[sys.argv.index("exec") + 1 :] if "exec" in sys.argv else [], command)
@@ -209,14 +218,18 @@ def status(
         str | None, typer.Option("--control", help="http://HOST:PORT of any control plane's debug port: its sources, and who lags.")
     ] = None,
 ) -> None:
-    """Nodes, processes, pods and their place in the mesh, certificates, the control plane's view, refused manifests."""
+    """Nodes, processes, pods and their place in the mesh, certificates, the control plane's view, refused manifests.
+
+    The exit code is 1 where something is not ready, not connected, behind, refused or not enforced as written, or where there is no
+    playground. With --control: 1 where a client lags or rejects something, or a source is not current.
+    """
     if control is not None:
         from culvert.cli.sync import run_sync
 
         raise typer.Exit(run_sync(control, as_json=as_json))
     from culvert.cli.status import run_status
 
-    run_status(layout_of(name, state), as_json=as_json)
+    raise typer.Exit(run_status(layout_of(name, state), as_json=as_json))
 
 
 @app.command()
@@ -273,20 +286,50 @@ def crds(
         Path | None, typer.Option("--output", help="A directory that gets one file per definition. Default: standard output.")
     ] = None,
 ) -> None:
-    """Print the CustomResourceDefinitions of every API that is read, made of the parser: `culvert crds | kubectl apply -f -`."""
+    """Print the CustomResourceDefinitions of every API that is read, made of the parser.
+
+    `culvert crds | kubectl apply --server-side -f -`: the definitions are too long for the annotation of a client-side apply.
+    """
     from culvert.cli.crds import run_crds
 
     run_crds(output)
 
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
 def run() -> int:
     """The exit code. Errors that a person can act on are one sentence, never a traceback."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # while a failure can still be told
     except UsageError as error:
-        fail(str(error), 2)
+        fail(str(error), USAGE)
     except CulvertError as error:
         fail(str(error), FAILED)
+    except BrokenPipeError:
+        _no_more_output()
+        return FAILED
+    except OSError as error:
+        fail(_of_the_machine(error), USAGE)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _of_the_machine(error: OSError) -> str:
+    """What a person can do something about. Anything else is raised again: its traceback is what we need."""
+    what = f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        return f"{what}: a playground belongs to root: try again with sudo"
+    if error.errno in CANNOT_WRITE:
+        _no_more_output()
+        return f"cannot write: {what}"
+    raise error
+
+
+def _no_more_output() -> None:
+    """What is still in the buffer would fail again when the interpreter ends, and change the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The certificate authority: what it signs with, who has renewed, and changing it.")
 
-Name = Annotated[str | None, typer.Option("--name", help="Which playground. Default: $CULVERT_NAME or culvert.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Which playground. Default: the one whose state is in --state; else $CULVERT_NAME or culvert.")
+]
 State = Annotated[Path | None, typer.Option("--state", help="Its state directory. Default: /run/culvert/NAME.")]
 Socket = Annotated[Path | None, typer.Option("--socket", help="Where the CA takes commands, instead of a playground's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -83,7 +85,11 @@ def rehearse(
 
     layout = layout_of(name, state)
     _ready(layout)
-    phases, load = asyncio.run(_rehearse(layout, seconds, patience, pairs, quiet=as_json))
+    try:
+        phases, load = asyncio.run(_rehearse(layout, seconds, patience, pairs, quiet=as_json))
+    except KeyboardInterrupt:
+        note(f"the drill ends here, and the CA is left as it is; look with: culvert ca show{name_option(layout)}")
+        raise
     found = document(phases, load)
     if as_json:
         print_json(found)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from culvert.cli.output import FailedError, UsageError, count, note
+from culvert.cli.target import must_be_here, name_option
 from culvert.playground import netns
-from culvert.playground.control import exclusive
+from culvert.playground.control import elsewhere, exclusive
 from culvert.playground.kernelobjects import installed_instances, uninstall_instance
 from culvert.playground.layout import STATE_ROOT, Layout
 from culvert.playground.teardown import take_down
@@ -15,10 +16,11 @@ from culvert.playground.teardown import take_down
 def run_down(layout: Layout) -> None:
     if os.geteuid() != 0:
         raise UsageError("Taking a playground away needs root: try again with sudo.")
+    must_be_here(layout)
     with exclusive(layout):
         removed = take_down(layout, uninstall_instance, note)
     if removed.left:
-        raise FailedError("not everything could be removed: " + "; ".join(removed.left) + "; try again: culvert down")
+        raise FailedError("not everything could be removed: " + "; ".join(removed.left) + f"; try again: culvert down{name_option(layout)}")
     if removed.nothing:
         note(f"no playground {layout.name}: nothing to remove")
         return
@@ -34,7 +36,9 @@ def run_uninstall() -> None:
     if STATE_ROOT.is_dir():
         names |= {entry.name for entry in STATE_ROOT.iterdir() if entry.is_dir()}
     for name in sorted(names):
-        run_down(Layout(name, STATE_ROOT / name))
+        here = Layout(name, STATE_ROOT / name)
+        other = elsewhere(here)
+        run_down(here if other is None else Layout(name, other))
     for instance in installed_instances():
         if uninstall_instance(instance):
             note(f"kernel programs of {instance} removed")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from culvert.cli.kinds import resolve_changeable
 from culvert.cli.output import FAILED, FailedError, UsageError, note, show_refusals
 from culvert.cli.refused import ASK_SECONDS, explain, warn_of
+from culvert.cli.target import name_option
 from culvert.playground.apply import NoManifests, apply, forget_refused, manifest_files, next_generation
 from culvert.playground.control import exclusive, load_spec, wait_status
 from culvert.playground.documents import ObjectKey, load_documents
-from culvert.playground.editing import LabelChange, delete_objects, find_objects, labels_of, set_labels
+from culvert.playground.editing import LabelChange, check_labels, delete_objects, find_objects, labels_of, set_labels
 from culvert.playground.layout import Layout
+from culvert.playground.outcome import STDIN
 from culvert.playground.readiness import readiness
 from mesh.model.enrolment import MODE_LABEL
 
@@ -22,26 +25,35 @@ MODES = ("ambient", "none")
 NOT_CHANGED = "not changed"
 
 
-def read_texts(paths: list[Path]) -> dict[str, str]:
-    """File name → text of every manifest named; `-` is standard input. Raises UsageError for paths that give nothing."""
-    texts = {}
+def read_texts(paths: list[Path]) -> list[dict[str, str]]:
+    """For each path, file name → text of its manifests; `-` is standard input. Raises UsageError for paths that give nothing."""
+    return [{STDIN: _text(STDIN, sys.stdin.read)} if path == Path("-") else _texts(path) for path in paths]
+
+
+def _texts(path: Path) -> dict[str, str]:
     try:
-        if Path("-") in paths:
-            texts["stdin"] = sys.stdin.read()
-        for file in manifest_files(path for path in paths if path != Path("-")):
-            texts[str(file)] = file.read_text()
-    except (NoManifests, OSError, UnicodeDecodeError) as error:
+        return {str(file): _text(str(file), partial(file.read_text, encoding="utf-8")) for file in manifest_files([path])}
+    except NoManifests as error:
         raise UsageError(str(error)) from error
-    return texts
+
+
+def _text(name: str, read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}:{line}: this is no text in UTF-8; nothing was done") from error
+    except OSError as error:
+        raise UsageError(f"{name}: {error.strerror or error}") from error
 
 
 def run_apply(layout: Layout, files: list[Path], *, wait: bool, timeout: float) -> None:
     if not files:
         raise UsageError("say what to apply: culvert apply -f FILE_OR_DIRECTORY")
-    texts = read_texts(files)
+    layers = read_texts(files)
     with exclusive(layout):
         load_spec(layout)
-        applied, refusals = apply(layout, texts)
+        applied, refusals = apply(layout, *layers)
         generation = next_generation(layout)
     for item in applied:
         print(f"{item.key.label} {item.verb}")
@@ -55,7 +67,7 @@ def run_apply(layout: Layout, files: list[Path], *, wait: bool, timeout: float) 
         try:
             wait_status(layout, generation, lambda found: readiness(found).done, timeout)
         except TimeoutError:
-            last = "; see culvert status"
+            last = f"; see culvert status{name_option(layout)}"
         if last:
             raise FailedError(f"applied, but not everything is ready after {timeout:g} s{last}")
     if refusals:
@@ -65,13 +77,17 @@ def run_apply(layout: Layout, files: list[Path], *, wait: bool, timeout: float) 
 def run_delete(layout: Layout, named: list[str], files: list[Path], namespace: str | None, *, wait: bool) -> None:
     if bool(named) == bool(files):
         raise UsageError("say what to delete: culvert delete KIND NAME, or culvert delete -f FILE_OR_DIRECTORY")
+    if named == ["refused"]:
+        raise UsageError("say of which file: culvert delete refused FILE, as culvert get refused names it")
+    texts = {name: text for layer in read_texts(files) for name, text in layer.items()}
     with exclusive(layout):
         load_spec(layout)
-        texts = read_texts(files)
-        if files:
+        if named[:1] == ["refused"]:
+            texts, keys = dict.fromkeys(map(_refused_file, named[1:]), ""), []
+        elif files:
             keys = [document.key for file, text in texts.items() for document in load_documents(text, file)[0]]
         else:
-            keys = [_one(layout, kind, name, namespace) for kind, name in _pairs(named)]
+            keys = [_one(layout, kind, name, namespace, refused=True) for kind, name in _pairs(named)]
         deleted = delete_objects(layout, keys)
         cleared = forget_refused(layout, texts, keys)
         generation = next_generation(layout)
@@ -89,9 +105,9 @@ def run_delete(layout: Layout, named: list[str], files: list[Path], namespace: s
         try:
             wait_status(layout, generation, lambda found: not gone & {pod["uid"] for pod in found["pods"]}, 60.0)
         except TimeoutError as error:
-            raise FailedError("deleted, but some pods have not ended after 60 s; see culvert get pods") from error
+            raise FailedError("deleted, but some pods have not ended after 60 s; see culvert get pods" + name_option(layout)) from error
     if not deleted.objects and not cleared:
-        if files:
+        if texts:
             note("nothing of it was there: nothing deleted")
         sys.exit(FAILED)
 
@@ -102,10 +118,12 @@ def run_label(layout: Layout, what: list[str], namespace: str | None) -> None:
     pairs = _pairs(words)
     if not changes or not pairs:
         raise UsageError("culvert label KIND NAME key=value... (key- removes one)")
-    check_labels(changes)
+    check_mode(changes)
     with exclusive(layout):
         load_spec(layout)
         keys = [_one(layout, kind, name, namespace, create_namespace=True) for kind, name in pairs]
+        for key in keys:
+            check_labels(key, changes)
         verbs = [label_verb(labels_of(layout, key), changes) for key in keys]
         for key, verb in zip(keys, verbs, strict=True):
             if verb != NOT_CHANGED:
@@ -116,7 +134,7 @@ def run_label(layout: Layout, what: list[str], namespace: str | None) -> None:
     _observe(layout, generation)
 
 
-def check_labels(changes: Iterable[LabelChange]) -> None:
+def check_mode(changes: Iterable[LabelChange]) -> None:
     """A mode that nobody knows would quietly mean none. Raises UsageError."""
     for change in changes:
         if change.key == MODE_LABEL and change.value not in (None, *MODES):
@@ -140,15 +158,23 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
     return [(words[0], name) for name in words[1:]]
 
 
-def _one(layout: Layout, kind: str, name: str, namespace: str | None, *, create_namespace: bool = False) -> ObjectKey:
-    lower = kind.lower()
-    found = find_objects(layout, lower, name, namespace, built_in_namespaces=create_namespace)
-    if not found:  # what is held of a refused object may be of any kind
-        kinds = resolve_changeable(kind)
-        found = [key for each in kinds for key in find_objects(layout, each, name, namespace, built_in_namespaces=create_namespace)]
+def _refused_file(word: str) -> str:
+    """As refusals name it: with or without the line."""
+    file = word.rpartition(":")[0] if word.rpartition(":")[2].isdigit() else word
+    return file if file == STDIN else str(Path(file).resolve())
+
+
+def _one(
+    layout: Layout, kind: str, name: str, namespace: str | None, *, create_namespace: bool = False, refused: bool = False
+) -> ObjectKey:
+    def find(kind: str) -> list[ObjectKey]:
+        return find_objects(layout, kind, name, namespace, built_in_namespaces=create_namespace, refused=refused)
+
+    # What was refused may be of any kind, also of one that is not known here.
+    found = find(kind.lower()) or [key for each in resolve_changeable(kind) for key in find(each)]
     if not found:
         where = f" in namespace {namespace}" if namespace else ""
-        raise FailedError(f"{kind} {name} does not exist{where}; see what does: culvert get {kind}")
+        raise FailedError(f"{kind} {name} does not exist{where}; see what does: culvert get {kind}{name_option(layout)}")
     if len(found) > 1:
         raise UsageError(f"{kind} {name} may be any of {', '.join(map(str, found))}; say which by its kind and -n NAMESPACE")
     return found[0]
@@ -158,4 +184,4 @@ def _observe(layout: Layout, generation: int) -> None:
     try:
         wait_status(layout, generation, lambda found: True, OBSERVE_SECONDS)
     except TimeoutError:
-        note("the supervisor has not taken it up yet; see culvert status")
+        note("the supervisor has not taken it up yet; see culvert status" + name_option(layout))

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from culvert.cli.output import FailedError, UsageError, fail
+from culvert.cli.target import name_option
 from culvert.playground.containers import Surroundings, container_log, container_program
 from culvert.playground.control import load_spec, read_status
 from culvert.playground.launch import enter_private_view, in_netns
@@ -28,7 +29,7 @@ def run_logs(layout: Layout, pod: str, namespace: str | None, container: str | N
         record, chosen = _find(layout, pod, namespace, container)
         path = container_log(layout, record, chosen.name)
     if not path.exists():
-        raise FailedError(f"{pod} has not started yet: nothing was written; see culvert get pods")
+        raise FailedError(f"{pod} has not started yet: nothing was written; see culvert get pods{name_option(layout)}")
     _print(path, follow=follow, tail=tail)
 
 
@@ -111,7 +112,7 @@ def _find(layout: Layout, word: str, namespace: str | None, container: str | Non
     else:
         found = [record for record in records if record.name == name]
     if not found:
-        raise FailedError(f"pod {word} does not exist; see culvert get pods")
+        raise FailedError(f"pod {word} does not exist; see culvert get pods{name_option(layout)}")
     if len(found) > 1:
         raise UsageError(f"pod {word} exists in several namespaces; say which with -n")
     containers = found[0].spec().containers + found[0].spec().init_containers

@@ -14,6 +14,7 @@ from culvert.playground.apply import remembered_refusals
 from culvert.playground.control import load_spec, read_status
 from culvert.playground.documents import Document, dump
 from culvert.playground.layout import Layout
+from culvert.playground.observe import control_refusals
 from culvert.playground.store import Store
 from culvert.playground.wanted import BUILT_IN_NAMESPACES
 from mesh.model.enrolment import MODE_LABEL
@@ -44,7 +45,7 @@ def run_get(layout: Layout, kind: str, names: list[str], namespace: str | None, 
             for row in status[f"{wanted}s"]
             if namespace in (None, row["namespace"]) and (not names or row["name"] in names)
         ]
-        _must_exist(kind, names, [row["name"] for row in found])
+        _must_exist(layout, kind, names, [row["name"] for row in found])
         if not found:
             _none(kind, namespace)
             return
@@ -53,8 +54,10 @@ def run_get(layout: Layout, kind: str, names: list[str], namespace: str | None, 
 
 
 def all_refusals(layout: Layout) -> list[Refusal]:
-    """What apply refused, and what the supervisor found to be unusable since."""
-    return remembered_refusals(layout) + [Refusal(**item) for item in read_status(layout)["refused"]]
+    """What apply refused, and what the supervisor and the control plane found to be unusable since."""
+    found = remembered_refusals(layout) + [Refusal(**item) for item in read_status(layout)["refused"]]
+    known = {item.subject for item in found}
+    return found + [item for item in control_refusals(layout) if item.subject not in known]
 
 
 def _none(kind: str, namespace: str | None) -> None:
@@ -97,7 +100,7 @@ TABLES = {
 
 def _nodes(layout: Layout, names: list[str], output: str | None) -> None:
     nodes = [node for node in read_status(layout)["nodes"] if not names or node["name"] in names]
-    _must_exist("node", names, [node["name"] for node in nodes])
+    _must_exist(layout, "node", names, [node["name"] for node in nodes])
     if output == "json":
         print_json(nodes)
         return
@@ -130,7 +133,7 @@ def _objects(layout: Layout, kinds: tuple[str, ...], kind: str, names: list[str]
         and (not key.namespace or namespace in (None, key.namespace))
         and (not names or key.name in names)
     ]
-    _must_exist(kind, names, [document.key.name for document in found])
+    _must_exist(layout, kind, names, [document.key.name for document in found])
     if output == "json":
         bodies = [dict(document.body) for document in found]
         print_json(bodies[0] if len(names) == 1 else {"apiVersion": "v1", "kind": "List", "items": bodies})
@@ -182,7 +185,7 @@ def _published(layout: Layout) -> dict[Any, Document]:
     return Store(Path(layout.objects)).load()
 
 
-def _must_exist(kind: str, asked: list[str], found: list[str]) -> None:
+def _must_exist(layout: Layout, kind: str, asked: list[str], found: list[str]) -> None:
     for name in asked:
         if name not in found:
-            raise FailedError(f"{kind} {name} does not exist; see what does: culvert get {kind}")
+            raise FailedError(f"{kind} {name} does not exist; see what does: culvert get {kind}{name_option(layout)}")

@@ -5,15 +5,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from culvert.cli.output import age, console, note, print_json, print_table
+from culvert.cli.output import FAILED, OK, age, console, note, print_json, print_table
 from culvert.cli.refused import explain, show_notes
 from culvert.cli.show import COLOURS, TABLES, all_refusals
+from culvert.cli.target import name_option
 from culvert.playground.control import load_spec, read_status, supervisor_process
+from culvert.playground.health import troubles
 from culvert.playground.layout import Layout
 from culvert.playground.observe import observe
 from culvert.playground.outcome import Outcome
 from mesh.model.errors import Refusal
 
+MOST_TOLD = 5
 GOOD_AND_BAD = {
     "ready": "green",
     "synced": "green",
@@ -24,18 +27,22 @@ GOOD_AND_BAD = {
 }
 
 
-def run_status(layout: Layout, *, as_json: bool) -> None:
+def run_status(layout: Layout, *, as_json: bool) -> int:
+    """The exit code: 1 where something is not as it should be."""
     load_spec(layout)
     found = read_status(layout)
     supervisor = supervisor_process(layout)
     seen = observe(layout, found)
     refusals = all_refusals(layout)
+    wrong = troubles(found, seen, refusals, supervised=supervisor is not None)
+    code = FAILED if wrong else OK
     if as_json:
         document: dict[str, Any] = {"name": layout.name, "state": str(layout.state), "supervisor": supervisor.pid if supervisor else None}
         document |= found | seen
         document["refused"] = [{slot: getattr(item, slot) for slot in Refusal.__slots__} for item in refusals]
+        document["troubles"] = wrong
         print_json(document)
-        return
+        return code
     _nodes(found, seen)
     if found["processes"]:
         _section("PROCESSES")
@@ -62,7 +69,11 @@ def run_status(layout: Layout, *, as_json: bool) -> None:
     for name in found.get("unusableNames", ()):
         note(f"{name} is a host of the mesh that pods here cannot look up: no hosts file can have that name, or its addresses")
     if supervisor is None:
-        note(f"the supervisor is not running: what you see may be old; culvert up starts it again (log: {layout.supervisor_log})")
+        again = f"culvert up{name_option(layout)} starts it again"
+        note(f"the supervisor is not running: what you see may be old; {again} (log: {layout.supervisor_log})")
+    if wrong:
+        note(f"not as it should be: {'; '.join(wrong[:MOST_TOLD])}{f'; and {len(wrong) - MOST_TOLD} more' if wrong[MOST_TOLD:] else ''}")
+    return code
 
 
 def _section(title: str) -> None:

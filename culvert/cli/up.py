@@ -12,7 +12,7 @@ from rich.console import Console
 from culvert.cli.objects import read_texts
 from culvert.cli.output import FAILED, FailedError, UsageError, count, note, show_refusals
 from culvert.cli.refused import ASK_SECONDS, explain, warn_of
-from culvert.cli.target import name_option
+from culvert.cli.target import must_be_here, name_option, program
 from culvert.config import Config, from_environment
 from culvert.playground.apply import apply, next_generation
 from culvert.playground.consul import ConsulOptions, checked
@@ -37,33 +37,39 @@ def run_up(
     consul: ConsulOptions | None = None,
 ) -> None:
     """`consul`: None where nothing is said of one."""
+    must_be_here(layout)
     config = from_environment()
     problems = missing(config, mesh=mesh)
     if problems:
         raise UsageError("\n       ".join(problems))
-    texts = read_texts(files)
+    layers = read_texts(files)
     began = time.monotonic()
     with exclusive(layout):
         spec = _spec(layout, config, nodes, mesh=mesh, certificate_lifetime=certificate_lifetime, consul=consul)
         for directory in layout.directories(spec.nodes):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         spec.save(layout)
-        applied, refusals = apply(layout, texts) if texts else ([], [])
+        applied, refusals = apply(layout, *layers) if layers else ([], [])
         show_refusals(refusals)
         running = supervisor_process(layout) is not None
         size = count(len(spec.nodes), "node")
         note(f"playground {layout.name}: {size}, {'mesh' if mesh else 'no mesh'}{', already running' if running else ''}")
         generation = next_generation(layout)
         ensure_supervisor(layout, spec)
-    final = Progress().follow(layout, generation, timeout)
+    try:
+        final = Progress().follow(layout, generation, timeout)
+    except KeyboardInterrupt:
+        note(f"the playground goes on coming up. {_next(layout)}; take it away with: {program()} down{name_option(layout)}")
+        raise
     if not final.done:
         raise FailedError(f"not everything is ready after {timeout:g} s:\n  " + "\n  ".join(final.waiting_for) + f"\n{_next(layout)}")
-    for outcome in explain(layout, refusals, ASK_SECONDS):
+    explained = explain(layout, refusals, ASK_SECONDS)
+    for outcome in explained:
         note(str(outcome))
     warn_of(layout, (item.key for item in applied))
     note(f"ready in {time.monotonic() - began:.1f} s: {final.summary}. {_next(layout)}")
     if refusals:
-        note(f"{len(refusals)} refused; see them again with: culvert get refused{name_option(layout)}")
+        note(f"{count(len(explained), 'object')} refused; see them again with: culvert get refused{name_option(layout)}")
         sys.exit(FAILED)
 
 
@@ -123,7 +129,7 @@ def _away(layout: Layout) -> str:
 
 
 def _next(layout: Layout) -> str:
-    return f"Look with: culvert status{name_option(layout)}"
+    return f"Look with: {program()} status{name_option(layout)}"
 
 
 class Progress:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from culvert.cli.target import program
 from culvert.demo.stage import NotAsTold, Stage, resident_mb, told
 from culvert.verify.findings import Kind, judge
 from culvert.verify.world import read_cluster
@@ -22,6 +22,7 @@ SHOP, OUTSIDE = "bookstore", "outsider"
 SHOPPER, OUTSIDER = f"{SHOP}/shopper", f"{OUTSIDE}/outsider"
 LABEL = "istio.io/dataplane-mode=ambient"
 PROPAGATION_SECONDS = 10.0
+INTERRUPTED = 130  # the exit code, as shells have it
 
 Step = Callable[[], None]
 
@@ -202,7 +203,7 @@ class Tour:
 
 
 def tour(name: str, examples: Path, *, keep: bool) -> int:
-    """0: every step was as told; 1: one was not (said which and how)."""
+    """0: every step was as told; 1: one was not (said which and how); 130: interrupted, which is nobody's fault."""
     began = time.monotonic()
     stage = Stage(name)
     show = Tour(stage, examples)
@@ -214,17 +215,20 @@ def tour(name: str, examples: Path, *, keep: bool) -> int:
             show.console.print(f"\n[bold cyan]{number}  {title}[/]")
             step()
         code = 0
-    except (NotAsTold, OSError, KeyboardInterrupt) as error:
+    except KeyboardInterrupt:
+        show.console.print("\n[bold]interrupted[/]" + ("" if keep else "; taking the playground down"))
+        code = INTERRUPTED
+    except (NotAsTold, OSError) as error:
         show.console.print(Text.assemble(("\n✗ not as told: ", "bold red"), str(error) or type(error).__name__))
         _last_words(stage, show.console)
     finally:
         if keep:
-            show.console.print(f"\nleft running; take it down with: culvert down --name {name}")
+            show.console.print(f"\nleft running; take it down with: {program()} down --name {name}")
         else:
             ended = stage.culvert("down", check=False)
             if ended.code:
                 show.console.print(Text.assemble(("✗ culvert down: ", "bold red"), ended.error))
-                code = 1
+                code = code or 1
     if code == 0:
         show.console.print(f"\n[bold green]All as told[/] ({time.monotonic() - began:.0f} s).")
     return code
@@ -263,13 +267,5 @@ def leave_running(name: str, examples: Path) -> int:
     except NotAsTold as error:
         console.print(Text.assemble(("✗ ", "bold red"), str(error)))
         return 1
-    console.print(TRY.format(culvert=_command(), n="" if name == "culvert" else f" --name {name}"))
+    console.print(TRY.format(culvert=program(), n="" if name == "culvert" else f" --name {name}"))
     return 0
-
-
-def _command() -> str:
-    """How this installation's `culvert` is called from here."""
-    if shutil.which("culvert"):
-        return "culvert"
-    beside = Path(sys.executable).with_name("culvert")
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)

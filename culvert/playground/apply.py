@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from culvert.playground.documents import Document, ObjectKey, load_documents
 from culvert.playground.files import read_json, write_json
 from culvert.playground.layout import Layout
 from culvert.playground.refusedobjects import hold_refused
-from culvert.playground.store import Store, source_of
+from culvert.playground.store import Store, source_of, without_source
 from culvert.playground.wanted import BUILT_IN_NAMESPACES, interpret
 from mesh.model.errors import CulvertError, Refusal
 from mesh.model.manifest import Refused, load_directory
 from mesh.model.manifest.core import SOURCE_ANNOTATION
 
+_NOTED_PLACE = re.compile(r".* \(((.*?)(?::\d+)?)\)")  # where an object once came from, and where it is: `shop.yaml:3 (copy.yaml:7)`
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -58,29 +60,62 @@ class Checked:
     refused: list[Refused]
 
 
-def check(texts: Mapping[str, str], known_namespaces: Iterable[str]) -> Checked:
-    """Read manifests (file name → text) and judge each object: by the mesh's strict parser, and then by what the playground can run."""
-    refused = list(load_directory(texts.items()).refused)
-    documents = [document for name, text in texts.items() for document in load_documents(text, name)[0]]
-    bad = {entry.key for entry in refused if entry.key is not None}
-    documents = [document for document in documents if document.key.as_key not in bad]
-    more = list(interpret(documents).refusals)
-    created = {document.key.name for document in documents if document.key.kind == "Namespace"}
+def check(layers: Iterable[Mapping[str, str]], known_namespaces: Iterable[str]) -> Checked:
+    """Read manifests (file name → text) and judge each object: by the mesh's strict parser, and then by what the playground can run.
+
+    Each layer goes on top of those before it: what it says of an object counts instead of what they said. Twice within a layer is refused.
+    """
+    read = [_read(texts) for texts in layers]
+    created = {document.key.name for documents, _ in read for document in documents if document.key.kind == "Namespace"}
     namespaces = {*BUILT_IN_NAMESPACES, *known_namespaces, *created}
+    accepted: dict[ObjectKey, Document] = {}
+    refused: list[Refused] = []
+    refusals: dict[str, list[Refusal]] = {}
+    for documents, of_layer in read:
+        said = {document.key.as_key for document in documents} | {entry.key for entry in of_layer if entry.key is not None}
+        refused = [entry for entry in refused if entry.key not in said] + of_layer
+        for key in said:
+            refusals.pop(str(key), None)
+        more = [*interpret(documents).refusals, *_homeless(documents, namespaces)]
+        for refusal in [refusal for entry in of_layer for refusal in entry.refusals] + more:
+            refusals.setdefault(refusal.subject, []).append(refusal)
+        subjects = {refusal.subject for refusal in more}
+        accepted |= {document.key: document for document in documents if str(document.key) not in subjects}
+    return Checked(list(accepted.values()), [refusal for found in refusals.values() for refusal in found], refused)
+
+
+def _read(texts: Mapping[str, str]) -> tuple[list[Document], list[Refused]]:
+    """What the mesh's parser takes of one layer, and what it refuses; each where it is written in these files."""
+    refused = [
+        replace(entry, refusals=tuple(_as_written(item, texts) for item in entry.refusals))
+        for entry in load_directory(texts.items()).refused
+    ]
+    bad = {entry.key for entry in refused if entry.key is not None}
+    documents = [without_source(document) for name, text in texts.items() for document in load_documents(text, name)[0]]
+    return [document for document in documents if document.key.as_key not in bad], refused
+
+
+def _as_written(refusal: Refusal, texts: Mapping[str, str]) -> Refusal:
+    """What `get` prints still says where it once came from. Applied anew, it comes from another file, and that is the one to mend."""
+    place = _NOTED_PLACE.fullmatch(refusal.where)
+    return replace(refusal, where=place[1]) if place is not None and (place[2] in texts or place[1] in texts) else refusal
+
+
+def _homeless(documents: Iterable[Document], namespaces: Collection[str]) -> Iterator[Refusal]:
+    accepted = f"an existing namespace ({', '.join(sorted(namespaces))}), or a Namespace object beside it"
     for document in documents:
         if document.key.namespace and document.key.namespace not in namespaces:
-            accepted = f"an existing namespace ({', '.join(sorted(namespaces))}), or a Namespace object beside it"
-            more.append(Refusal(document.where, str(document.key), "metadata.namespace", document.key.namespace, accepted))
-    subjects = {refusal.subject for refusal in more}
-    refusals = [refusal for entry in refused for refusal in entry.refusals] + more
-    return Checked([document for document in documents if str(document.key) not in subjects], refusals, refused)
+            yield Refusal(document.where, str(document.key), "metadata.namespace", document.key.namespace, accepted)
 
 
-def apply(layout: Layout, texts: Mapping[str, str]) -> tuple[list[Applied], list[Refusal]]:
-    """Take over everything that is accepted. The refusals are kept for `culvert get refused` until their files are applied again."""
+def apply(layout: Layout, *layers: Mapping[str, str]) -> tuple[list[Applied], list[Refusal]]:
+    """Take over everything that is accepted, of manifests (file name → text) on top of one another. The refusals are kept for
+    `culvert get refused` until their files are applied again, or their objects from wherever.
+    """
+    texts = {name: text for layer in layers for name, text in layer.items()}
     store = Store(layout.applied)
     existing = store.load()
-    checked = check(texts, [key.name for key in existing if key.kind == "Namespace"])
+    checked = check(layers, [key.name for key in existing if key.kind == "Namespace"])
     refusals = checked.refusals
     overlays: dict[str, dict[str, str | None]] = read_json(layout.overlays) or {}
     applied = []
@@ -129,7 +164,9 @@ def next_generation(layout: Layout) -> int:
 
 
 def remember_refusals(layout: Layout, files: Iterable[str], refusals: Iterable[Refusal], mended: Collection[str] = ()) -> None:
-    """Replace what is remembered of these files, and of objects (by subject) that are accepted or gone now."""
+    """Replace what is remembered of these files, and of objects (by subject) that are accepted or gone now, or refused anew."""
+    refusals = list(refusals)
+    mended = {*mended, *(refusal.subject for refusal in refusals if " " in refusal.subject)}
     kept: list[dict[str, str]] = read_json(layout.refused) or []
     again = tuple(f"{file}:" for file in files)
     kept = [item for item in kept if not f"{item['where']}:".startswith(again) and item["subject"] not in mended]

@@ -54,16 +54,24 @@ def supervisor_process(layout: Layout) -> ProcessId | None:
         recorded = None
     if recorded is not None and alive(recorded):
         return recorded
-    ending = [MODULE, layout.name, str(layout.state)]
+    return next((process for name, state, process in _supervisors() if (name, state) == (layout.name, layout.state)), None)
+
+
+def elsewhere(layout: Layout) -> Path | None:
+    """The state directory of a running playground of this name, where it is another one: what carries the name belongs to that one."""
+    return next((state for name, state, _ in _supervisors() if name == layout.name and state != layout.state), None)
+
+
+def _supervisors() -> Iterator[tuple[str, Path, ProcessId]]:
+    """Of all playgrounds on this machine: name, state directory, process."""
     for pid in everyone():
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if words[-4:-1] == ending:
-            return identify(pid)
-    return None
+        if words[-4:-3] == [MODULE] and (process := identify(pid)) is not None:
+            yield words[-3], Path(words[-2]), process
 
 
 def ensure_supervisor(layout: Layout, spec: PlaygroundSpec) -> None:
@@ -92,7 +100,7 @@ def read_status(layout: Layout) -> dict[str, Any]:
     """The supervisor's last word. Raises NotRunning where there is none."""
     found = read_json(layout.status)
     if not isinstance(found, dict):
-        raise NotRunning(f"no playground {layout.name} is up; start it with: culvert up -f DIRECTORY --name {layout.name}")
+        raise NotRunning(_not_up(layout))
     return found
 
 
@@ -107,12 +115,20 @@ def wait_status(layout: Layout, generation: int, done: Callable[[dict[str, Any]]
         if time.monotonic() > deadline:
             raise TimeoutError
         if time.monotonic() - began > 2.0 and supervisor_process(layout) is None:
-            raise NotRunning(f"the supervisor ended; its last words are in {layout.supervisor_log}")
+            again = f"start it again with: culvert up {layout.options}"
+            raise NotRunning(f"the supervisor is not running, and nothing takes effect without it; {again} (log: {layout.supervisor_log})")
         time.sleep(POLL_SECONDS)
 
 
 def load_spec(layout: Layout) -> PlaygroundSpec:
     spec = PlaygroundSpec.load(layout)
     if spec is None:
-        raise NotRunning(f"no playground {layout.name} is up; start it with: culvert up -f DIRECTORY --name {layout.name}")
+        raise NotRunning(_not_up(layout))
     return spec
+
+
+def _not_up(layout: Layout) -> str:
+    other = elsewhere(layout)
+    if other is not None:
+        return f"no playground {layout.name} keeps its state in {layout.state}; the one of this name needs: --state {other}"
+    return f"no playground {layout.name} is up; start it with: culvert up -f DIRECTORY {layout.options}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from culvert.playground.apply import remembered_refusals
 from culvert.playground.documents import Document, ObjectKey
 from culvert.playground.files import read_json, write_json
 from culvert.playground.layout import Layout
@@ -14,7 +15,7 @@ from culvert.playground.refusedobjects import drop_refused, held_keys
 from culvert.playground.store import Store
 from culvert.playground.wanted import BUILT_IN_NAMESPACES
 from mesh.model.errors import ConfigError, Refusal
-from mesh.model.manifest import POLICY_GROUP
+from mesh.model.manifest import KINDS, Key, parse_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,15 @@ class Deleted:
     pods: list[str]
 
 
-def find_objects(layout: Layout, kind: str, name: str, namespace: str | None, *, built_in_namespaces: bool = False) -> list[ObjectKey]:
-    """Applied objects, running pods and refused policies of this kind (in lower case) and name."""
+def find_objects(
+    layout: Layout, kind: str, name: str, namespace: str | None, *, built_in_namespaces: bool = False, refused: bool = False
+) -> list[ObjectKey]:
+    """Applied objects and running pods of this kind (in lower case) and name; with `refused` also what was refused and never accepted."""
     keys = set(Store(layout.applied).load())
     keys |= {record.pod_key for record in load_records(layout.pods)}
-    keys |= {ObjectKey(key.kind, POLICY_GROUP, key.namespace, key.name) for key in held_keys(layout.refused_objects)}
+    if refused:
+        keys |= {_key(key) for key in held_keys(layout.refused_objects)}
+        keys |= {_key(key) for key in map(_named, remembered_refusals(layout)) if key is not None}
     found = sorted(
         key
         for key in keys
@@ -58,13 +63,29 @@ def find_objects(layout: Layout, kind: str, name: str, namespace: str | None, *,
     return found
 
 
+_TYPES = {cls.TYPE: (cls.KIND, cls.API_VERSIONS[0].rpartition("/")[0]) for cls in KINDS}
+
+
+def _key(key: Key) -> ObjectKey:
+    """The group is that of the kind, if it is one of ours; of others the refusal did not keep it, and nothing needs it."""
+    kind, _, group = key.kind.partition(".")
+    return ObjectKey(*_TYPES.get(key.kind, (kind, group)), key.namespace, key.name)
+
+
+def _named(refusal: Refusal) -> Key | None:
+    """Which object was refused, from `Kind namespace/name`; None where it had no name."""
+    kind, _, name = refusal.subject.partition(" ")
+    namespace, _, bare = name.rpartition("/")
+    return Key(kind, namespace, bare) if bare else None
+
+
 def delete_objects(layout: Layout, keys: Iterable[ObjectKey]) -> Deleted:
     """A namespace takes all that is in it along. A pod of a Deployment is replaced by another."""
     store = Store(layout.applied)
     existing = store.load()
     records = list(load_records(layout.pods))
     named = set(keys)
-    gone_namespaces = {key.name for key in named if key.kind == "Namespace"}
+    gone_namespaces = {key.name for key in named if key.kind == "Namespace" and key in existing}
     removed = {key for key in existing if key in named or key.namespace in gone_namespaces}
     held = drop_refused(layout.refused_objects, [key.as_key for key in named])
     removed |= {key for key in named if key.as_key in held}
@@ -85,6 +106,15 @@ def labels_of(layout: Layout, key: ObjectKey) -> dict[str, str]:
         return merged(template, (read_json(layout.overlays) or {}).get(str(key), {}))
     document = Store(layout.applied).load().get(key)
     return dict((document.body["metadata"].get("labels") or {}) if document else {})
+
+
+def check_labels(key: ObjectKey, changes: Iterable[LabelChange]) -> None:
+    """By the mesh's own parser, whatever they are for. Raises ConfigError: stored, they would have the whole object refused later."""
+    labels = {change.key: change.value for change in changes if change.value is not None}
+    body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "labels", "labels": labels}}
+    refused = [refusal for entry in parse_object(body, "").refused for refusal in entry.refusals]
+    if refused:
+        raise ConfigError(*(replace(refusal, where="", subject=str(key)) for refusal in refused))
 
 
 def set_labels(layout: Layout, key: ObjectKey, changes: Iterable[LabelChange]) -> None:

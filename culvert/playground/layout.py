@@ -25,6 +25,7 @@ State directory (default /run/culvert/<name>, mode 0700):
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,12 @@ class Layout:
     @property
     def prefix(self) -> str:
         return f"{self.name}-"
+
+    @property
+    def options(self) -> str:
+        """What a command needs to mean this playground, whatever its environment says."""
+        state = "" if self.state == STATE_ROOT / self.name else f" --state {shlex.quote(str(self.state))}"
+        return f"--name {self.name}{state}"
 
     # Network namespaces
 

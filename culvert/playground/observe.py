@@ -14,6 +14,7 @@ from typing import Any
 from culvert.playground.launch import in_netns
 from culvert.playground.layout import Layout
 from culvert.playground.meshprograms import CONTROL_HTTP_PORT, LOCAL, TUNNEL_ADMIN_PORT
+from mesh.model.errors import Refusal
 
 TIMEOUT_SECONDS = 2.0
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / (1 << 20)
@@ -49,8 +50,22 @@ def observe(layout: Layout, status: dict[str, Any]) -> dict[str, Any]:
 
 def refused_consequences(layout: Layout) -> dict[str, str]:
     """What the control plane says that follows from refused objects, by `Kind namespace/name`."""
-    refusals = ask(layout.control, CONTROL_HTTP_PORT, "/debug/refusals")
-    return {item["object"]: item["consequence"] for item in refusals or [] if item["consequence"]}
+    return {item["object"]: item["consequence"] for item in _refusals(layout) if item["consequence"]}
+
+
+def control_refusals(layout: Layout) -> list[Refusal]:
+    """What the control plane refuses itself, beside what it is told of that was refused before it."""
+    held = str(layout.refused_objects)
+    return [
+        Refusal(item["file"], item["object"], item["field"], item["value"], item["accepted"])
+        for item in _refusals(layout)
+        if held not in item["file"]
+    ]
+
+
+def _refusals(layout: Layout) -> list[dict[str, str]]:
+    found = ask(layout.control, CONTROL_HTTP_PORT, "/debug/refusals")
+    return found if isinstance(found, list) else []
 
 
 def _notes(layout: Layout) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from mesh.model.manifest.authorization import compile_policy
 from mesh.model.manifest.security import AuthorizationPolicy
 
 ROOT_NAMESPACE = "istio-system"
+STDIN = "stdin"  # what manifests from standard input are said to come from
 KEPT = "the last accepted version stays in force"
 
 
@@ -56,24 +57,29 @@ def outcomes(
     found: dict[tuple[str, str], Outcome] = {}
     for refusal in refusals:
         file = refusal.where.rpartition(":")[0] if refusal.where.rpartition(":")[2].isdigit() else refusal.where
-        kind, _, name = refusal.subject.partition(" ")
-        known = bool(name)
+        known = bool(refusal.subject.partition(" ")[2])
         key = (refusal.subject, "" if known else file)
         if key in found:
             continue
-        again = f"mend it and: culvert apply{option} -f {shlex.quote(file)}"
+        again = f"mend it and: culvert apply{option} -f {'-' if file == STDIN else shlex.quote(file)}"
         if refusal.subject in in_force:
             found[key] = Outcome(refusal.subject, KEPT, again)
             continue
         consequence = said.get(refusal.subject, "")
         if not consequence and is_policy(refusal.subject):
             consequence = "all traffic that it covers is denied" if mesh else "nothing: there is no mesh to enforce it"
-        drop = f"culvert delete{option} -f {shlex.quote(file)}"
-        if known and (is_policy(refusal.subject) or said.get(refusal.subject)):
-            namespace, slash, bare = name.rpartition("/")
-            drop = f"culvert delete{option} {kind.lower()} {bare}" + (f" -n {namespace}" if slash else "")
         subject = refusal.subject if known else f"{refusal.subject or 'what could not be read'} in {file}"
+        drop = f"culvert delete{option} {_drop(refusal.subject, file)}"
         found[key] = Outcome(
             subject, consequence or ("it does not exist" if known else "nothing of it is applied"), f"{again}, or drop it: {drop}"
         )
     return list(found.values())
+
+
+def _drop(subject: str, file: str) -> str:
+    """What `culvert delete` takes to let go of one refusal and of nothing else; where it has no name, of all of its file."""
+    kind, _, name = subject.partition(" ")
+    namespace, slash, bare = name.rpartition("/")
+    if not bare or "/" in namespace:
+        return f"refused {shlex.quote(file)}"
+    return f"{kind.lower()} {shlex.quote(bare)}" + (f" -n {shlex.quote(namespace)}" if slash else "")

@@ -18,19 +18,25 @@ from mesh.model.manifest.tree import documents, plain, read
 
 
 def hold_refused(directory: Path, files: Mapping[str, str], refused: Iterable[Refused], in_force: Collection[Key]) -> None:
-    """Replace what is held of these files (name → text) by the policies of theirs among `refused`."""
-    spoiled = {entry.file for entry in refused if entry.policy}
+    """Replace what is held of these files (name → text), and of the same policies from others, by their policies among `refused`."""
+    spoiled: dict[str, set[Key | None]] = {}
+    for entry in refused:
+        if entry.policy:
+            spoiled.setdefault(entry.file, set()).add(entry.key)
+    ours: set[str] = set()
     for file, whole in files.items():
         wanted = {}
-        if file in spoiled:
-            for number, text in enumerate(_refused_texts(whole, file, in_force)):
-                wanted[f"{_prefix(file)}{number}.yaml"] = f"# from {file}\n{text}"
+        for number, text in enumerate(_refused_texts(whole, file, spoiled[file], in_force) if file in spoiled else ()):
+            wanted[f"{_prefix(file)}{number}.yaml"] = f"# from {file}\n{text}"
+        ours |= wanted.keys()
         for old in directory.glob(f"{_prefix(file)}*.yaml"):
             if old.name not in wanted:
                 old.unlink()
         for name, text in wanted.items():
             write_atomic(directory / name, text)
     drop_refused(directory, in_force)
+    # Only now, so that a policy denies all the time.
+    drop_refused(directory, {key for keys in spoiled.values() for key in keys if key is not None}, spare=ours)
 
 
 def held_keys(directory: Path) -> set[Key]:
@@ -39,10 +45,12 @@ def held_keys(directory: Path) -> set[Key]:
     return {entry.key for entry in entries if entry.key is not None}
 
 
-def drop_refused(directory: Path, keys: Collection[Key]) -> list[Key]:
-    """Let go of refused policies with these keys; returns those that were held."""
+def drop_refused(directory: Path, keys: Collection[Key], spare: Collection[str] = ()) -> list[Key]:
+    """Let go of refused policies with these keys, but for the files in `spare`; returns those that were held."""
     dropped = []
     for path in directory.glob("*.yaml"):
+        if path.name in spare:
+            continue
         for entry in parse_file(path.read_text(), str(path)).refused:
             if entry.key is not None and entry.key in keys:
                 path.unlink(missing_ok=True)
@@ -50,7 +58,8 @@ def drop_refused(directory: Path, keys: Collection[Key]) -> list[Key]:
     return dropped
 
 
-def _refused_texts(whole_text: str, file: str, in_force: Collection[Key]) -> Iterator[str]:
+def _refused_texts(whole_text: str, file: str, keys: Collection[Key | None], in_force: Collection[Key]) -> Iterator[str]:
+    """Those of these keys (None: of what cannot be told from others)."""
     for part in documents(whole_text):
         try:
             whole = items(read(part, file))
@@ -58,7 +67,7 @@ def _refused_texts(whole_text: str, file: str, in_force: Collection[Key]) -> Ite
         except ConfigError:
             texts = [part.text]
         for text in texts:
-            entries = [entry for entry in parse_file(text, file).refused if entry.policy]
+            entries = [entry for entry in parse_file(text, file).refused if entry.policy and entry.key in keys]
             if entries and not any(entry.key in in_force for entry in entries):
                 yield text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from culvert.playground.consul import ConsulOptions
 from culvert.playground.files import read_json, write_json
@@ -26,7 +27,8 @@ class PlaygroundSpec:
     consul: ConsulOptions = field(default_factory=ConsulOptions)
 
     def save(self, layout: Layout) -> None:
-        write_json(layout.spec, asdict(self))
+        """With the playground's name: who is given only the directory must not take it for another playground."""
+        write_json(layout.spec, {"name": layout.name, **asdict(self)})
 
     @classmethod
     def load(cls, layout: Layout) -> PlaygroundSpec | None:
@@ -34,6 +36,14 @@ class PlaygroundSpec:
         raw = read_json(layout.spec)
         try:
             consul = ConsulOptions(**raw.get("consul", {}))
-            return cls(**{**raw, "nodes": tuple(raw["nodes"]), "consul": consul})
+            given = {name: value for name, value in raw.items() if name != "name"}
+            return cls(**{**given, "nodes": tuple(raw["nodes"]), "consul": consul})
         except (TypeError, KeyError, AttributeError):
             return None
+
+
+def recorded_name(state: Path) -> str:
+    """Which playground keeps its state in this directory; "" where none does."""
+    raw = read_json(Layout("", state).spec)
+    name = raw.get("name") if isinstance(raw, dict) else None
+    return name if isinstance(name, str) else ""

@@ -6,7 +6,7 @@ from typing import Any
 
 from culvert.playground.addresses import gateways, node_wire_addresses, pod_ranges
 from culvert.playground.cluster import Cluster
-from culvert.playground.keeper import KeeperState
+from culvert.playground.keeper import Keeper, KeeperState
 from culvert.playground.meshprocess import MeshProcess
 from culvert.playground.pod import Pod
 
@@ -90,9 +90,14 @@ def _pod(pod: Pod) -> dict[str, Any]:
         "labels": dict(pod.spec.labels),
         "mesh": pod.redirection,
         "meshWanted": pod.mesh_wanted,
-        "detail": pod.problem or next((keeper.detail for keeper in pod.keepers.values() if keeper.detail), ""),
+        "detail": pod.problem or next((keeper.detail for keeper in pod.keepers.values() if keeper.detail and not succeeded(keeper)), ""),
         "created": record.created,
     }
+
+
+def succeeded(keeper: Keeper) -> bool:
+    """As an init container does that the rest waited for: nothing that a person has to be told."""
+    return keeper.state is KeeperState.EXITED and keeper.exit_code == 0
 
 
 def _services(cluster: Cluster) -> list[dict[str, Any]]:

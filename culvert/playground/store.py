@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from culvert.playground.documents import Document, ObjectKey, dump, load_documents
@@ -60,6 +61,16 @@ def with_source(document: Document) -> dict[str, object]:
     metadata["annotations"] = annotations
     body["metadata"] = metadata
     return body
+
+
+def without_source(document: Document) -> Document:
+    """As a file has it that is applied now: where the object came from before does not count any more."""
+    metadata = document.body.get("metadata") or {}
+    annotations = metadata.get("annotations")
+    if not isinstance(annotations, Mapping) or SOURCE_ANNOTATION not in annotations:
+        return document
+    kept = {key: value for key, value in annotations.items() if key != SOURCE_ANNOTATION}
+    return replace(document, body={**document.body, "metadata": {**metadata, "annotations": kept}})
 
 
 def source_of(document: Document) -> str:

@@ -165,24 +165,29 @@ class Load:
         self._targets[pair] = (str(pair.address), int(listener.getsockname()[1]))
         listener.setblocking(False)
         self._stack.enter_context(listener)
-        self._spawn(self._accept(listener))
+        loop = asyncio.get_running_loop()
+        # Not sock_accept: cancelled while a connection comes in, it complains aloud of the result that nobody waits for any more.
+        loop.add_reader(listener, self._accept, listener)
+        self._stack.callback(loop.remove_reader, listener)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            sock, _ = await asyncio.get_running_loop().sock_accept(listener)
-            self._spawn(self._echo(sock))
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            sock, _ = listener.accept()
+            # A task that is cancelled before it begins closes nothing.
+            self._spawn(self._echo(sock)).add_done_callback(lambda done: sock.close())
 
     async def _echo(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with sock, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             sock.setblocking(False)
             while data := await loop.sock_recv(sock, SIZE):
                 await loop.sock_sendall(sock, data)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _socket(self, pair: Pair) -> socket.socket:
         family = socket.AF_INET6 if pair.address.version == 6 else socket.AF_INET

@@ -14,6 +14,7 @@ import yaml
 from culvert.playground.addresses import CONTROL_HOST, node_wire_addresses, wire_addresses
 from culvert.playground.layout import Layout
 from culvert.playground.network import UPLINK
+from culvert.playground.spec import recorded_name
 from culvert.verify.findings import Pod, World
 from culvert.verify.modes import GROUP, mode_of
 from mesh.model.errors import CulvertError
@@ -43,7 +44,7 @@ class Cluster:
 
 def read_cluster(state: Path) -> Cluster:
     """The running playground in this state directory. Raises CannotVerify."""
-    layout = Layout(state.name, state)
+    layout = Layout(recorded_name(state), state)
     try:
         names = json.loads(layout.spec.read_text())["nodes"]
         documents = [_load(path) for path in sorted(layout.objects.glob("*.yaml"))]

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from culvert.playground.apply import NoManifests, apply, check, forget_refused, manifest_files, remembered_refusals
-from culvert.playground.documents import ObjectKey, load_documents
-from culvert.playground.editing import LabelChange, delete_objects, find_objects, set_labels
+from culvert.playground.documents import ObjectKey, dump, load_documents
+from culvert.playground.editing import LabelChange, check_labels, delete_objects, find_objects, set_labels
 from culvert.playground.layout import Layout
 from culvert.playground.store import Store, source_of
 from culvert.playground.wanted import interpret
+from mesh.model.errors import ConfigError
 
 NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
 SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n"
@@ -116,6 +117,86 @@ def test_deleting_a_refused_policy_ends_its_denying(layout: Layout) -> None:
     assert list(layout.refused_objects.iterdir()) == []
 
 
+def dropped(layout: Layout, kind: str, name: str, namespace: str | None = "shop") -> list[str]:
+    """What `culvert delete KIND NAME` deletes and lets go of."""
+    keys = find_objects(layout, kind, name, namespace, refused=True)
+    deleted = [str(key) for key in delete_objects(layout, keys).objects]
+    return deleted + [f"refused {subject}" for subject in forget_refused(layout, {}, keys)]
+
+
+def test_one_refusal_is_dropped_by_its_name_and_nothing_else_goes(layout: Layout) -> None:
+    settings = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, namespace: shop}\n"
+    broken = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\nspec: {replicas: x}\n"
+    apply(layout, {"a.yaml": join(NAMESPACE, settings, SERVICE.replace("name: web", "name: w"), broken, ROUTES % "{}")})
+    before = names(layout)
+    assert not find_objects(layout, "configmap", "settings", None)  # nothing that could be labelled
+    assert dropped(layout, "configmap", "settings") == ["refused ConfigMap shop/settings"]
+    assert dropped(layout, "deployment", "web") == ["refused Deployment shop/web"]
+    assert dropped(layout, "gateway.networking.istio.io", "edge") == ["refused Gateway.networking.istio.io shop/edge"]
+    assert (names(layout), remembered_refusals(layout)) == (before, [])
+
+
+def test_a_refused_namespace_takes_nothing_along(layout: Layout) -> None:
+    apply(layout, {"a.yaml": SERVICE.replace("shop", "default")})
+    apply(layout, {"b.yaml": NAMESPACE.replace("{name: shop}", "{name: default, labels: {a: 'b c'}}")})
+    assert dropped(layout, "namespace", "default", None) == ["refused Namespace default"]
+    assert names(layout) == ["web"]
+
+
+def test_an_object_that_is_refused_anew_is_refused_where_it_is_now(layout: Layout) -> None:
+    apply(layout, {"a.yaml": join(NAMESPACE, SERVICE.replace("80", "0"), POLICY % "99999")})
+    apply(layout, {"copy.yaml": join(SERVICE.replace("80", "0"), POLICY % "99998")})
+    assert {refusal.where.partition(":")[0] for refusal in remembered_refusals(layout)} == {"copy.yaml"}
+    (held,) = layout.refused_objects.glob("*.yaml")
+    assert "99998" in held.read_text()
+    forget_refused(layout, {"copy.yaml": ""}, ())
+    assert (remembered_refusals(layout), list(layout.refused_objects.glob("*.yaml"))) == ([], [])
+
+
+@pytest.mark.parametrize("noted", ["/srv/shop.yaml:3", "stdin:1"])
+def test_where_an_object_once_came_from_does_not_count_in_a_file_that_is_applied_anew(layout: Layout, noted: str) -> None:
+    note = f"metadata: {{annotations: {{culvert.dev/source: '{noted}'}}, "
+    manifests = join(*(text.replace("metadata: {", note) for text in (NAMESPACE, SERVICE, SERVICE.replace("name: web", "name: Bad!"))))
+    _, refusals = apply(layout, {"/tmp/copy.yaml": manifests})
+    assert [refusal.where for refusal in refusals] == ["/tmp/copy.yaml:12"]
+    assert sorted(source_of(document) for document in Store(layout.applied).load().values()) == ["/tmp/copy.yaml:1", "/tmp/copy.yaml:5"]
+    assert remembered_refusals(layout) == refusals
+
+
+def labelled(value: str) -> str:
+    return NAMESPACE.replace("{name: shop}", f"{{name: shop, labels: {{from: {value}}}}}")
+
+
+@pytest.mark.parametrize(
+    ("layers", "label", "fields"),
+    [
+        ([labelled("a"), labelled("b")], "b", []),
+        ([labelled("'no label'"), labelled("b")], "b", []),
+        ([labelled("a"), labelled("'no label'")], "a", ["metadata.labels.from"]),
+        ([labelled("'no label'"), labelled("'nor this'"), labelled("c")], "c", []),
+    ],
+)
+def test_what_is_applied_later_goes_on_top(layout: Layout, layers: list[str], label: str, fields: list[str]) -> None:
+    applied, refusals = apply(layout, *({f"{number}.yaml": text} for number, text in enumerate(layers)))
+    assert [str(item.key) for item in applied] == ["Namespace shop"]
+    (document,) = Store(layout.applied).load().values()
+    assert document.body["metadata"]["labels"] == {"from": label}
+    assert [refusal.value for refusal in refusals] == ["'no label'"] * len(fields)
+    assert remembered_refusals(layout) == refusals
+
+
+def test_a_namespace_may_come_in_a_later_layer_than_what_is_in_it(layout: Layout) -> None:
+    applied, refusals = apply(layout, {"a.yaml": SERVICE}, {"b.yaml": NAMESPACE})
+    assert ([item.key.name for item in applied], refusals) == (["web", "shop"], [])
+
+
+def test_a_policy_that_is_refused_in_two_layers_is_held_once(layout: Layout) -> None:
+    apply(layout, {"a.yaml": join(NAMESPACE, POLICY % "99999")}, {"b.yaml": POLICY % "99998"})
+    (held,) = layout.refused_objects.glob("*.yaml")
+    assert "99998" in held.read_text()
+    assert [refusal.where for refusal in remembered_refusals(layout)] == ["b.yaml:4"]
+
+
 def test_a_namespace_takes_what_is_in_it_along(layout: Layout) -> None:
     apply(layout, {"a.yaml": join(NAMESPACE, SERVICE, NAMESPACE.replace("shop", "other"))})
     delete_objects(layout, [ObjectKey("Namespace", "", "", "shop")])
@@ -138,10 +219,26 @@ def test_labels_set_by_hand_stay_through_an_apply_unless_the_manifest_says_other
     assert labels() == {"team": "b"}
 
 
+@pytest.mark.parametrize("word", ["team=a b", "a/b/c=x", f"k={'v' * 64}"])
+def test_labels_are_judged_by_the_parser_before_they_are_stored(layout: Layout, word: str) -> None:
+    apply(layout, {"a.yaml": NAMESPACE})
+    key = find_objects(layout, "namespace", "shop", None)[0]
+    change = LabelChange.parse(word)
+    with pytest.raises(ConfigError, match=r"^Namespace shop: metadata\.labels.* is not accepted; accepted: "):
+        check_labels(key, [LabelChange.parse("fine=1"), change])
+    # What is stored is refused by the control plane, for good.
+    set_labels(layout, key, [change])
+    assert check([{"b.yaml": dump(Store(layout.applied).load()[key].body)}], ()).refusals
+
+
+def test_good_labels_and_removals_are_taken(layout: Layout) -> None:
+    check_labels(DENY_KEY, [LabelChange.parse(word) for word in ("a=", "example.com/b=c_d.e", "x y-")])
+
+
 def test_a_built_in_namespace_can_be_labelled_without_a_manifest(layout: Layout) -> None:
     keys = find_objects(layout, "namespace", "default", None, built_in_namespaces=True)
     set_labels(layout, keys[0], [LabelChange.parse("a=b")])
-    assert check({"a.yaml": SERVICE.replace("shop", "default")}, ()).refusals == []
+    assert check([{"a.yaml": SERVICE.replace("shop", "default")}], ()).refusals == []
     assert names(layout) == ["default"]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from culvert.cli.crds import run_crds
-from culvert.cli.objects import check_labels, label_verb
+from culvert.cli.objects import check_mode, label_verb, read_texts
 from culvert.cli.output import UsageError, count, fitting
 from culvert.cli.pods import cannot_run, misplaced
 from culvert.cli.show import policy_says
@@ -92,9 +93,9 @@ def test_what_became_of_labels() -> None:
 
 
 def test_a_mode_that_nobody_knows_is_refused() -> None:
-    check_labels([LabelChange.parse(f"istio.io/dataplane-mode{end}") for end in ("=ambient", "=none", "-")])
+    check_mode([LabelChange.parse(f"istio.io/dataplane-mode{end}") for end in ("=ambient", "=none", "-")])
     with pytest.raises(UsageError, match="accepted: ambient, none"):
-        check_labels([LabelChange.parse("istio.io/dataplane-mode=sidecar")])
+        check_mode([LabelChange.parse("istio.io/dataplane-mode=sidecar")])
 
 
 def test_what_policies_say() -> None:
@@ -138,3 +139,15 @@ def test_definitions_are_written_as_files_or_to_standard_output(tmp_path: Path, 
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="file"):
         run_crds(tmp_path / "file")
+
+
+def test_each_path_is_a_layer_of_its_own_and_what_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.yaml").write_text("a: 1\r\n")
+    (tmp_path / "b.yml").write_text("b: 1\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("c: 1\n"))
+    found = read_texts([tmp_path / "b.yml", Path("-"), tmp_path])
+    whole = {str(tmp_path / "a.yaml"): "a: 1\n", str(tmp_path / "b.yml"): "b: 1\n"}
+    assert found == [{str(tmp_path / "b.yml"): "b: 1\n"}, {"stdin": "c: 1\n"}, whole]
+    (tmp_path / "a.yaml").write_bytes(b"a: 1\nb: \x90\n")
+    with pytest.raises(UsageError, match=r"a\.yaml:2: this is no text in UTF-8"):
+        read_texts([tmp_path])

@@ -15,6 +15,7 @@ from culvert.playground.files import read_json, write_json
 from culvert.playground.keeper import CANNOT_START, BackOff, Keeper, KeeperState, Restarting
 from culvert.playground.launch import Program, Worker
 from culvert.playground.processes import alive
+from culvert.playground.statusfile import succeeded
 
 QUICK = BackOff(0.01, 0.02, 60)
 
@@ -47,6 +48,7 @@ def test_a_satisfied_policy_ends_it_for_good(tmp_path: Path, policy: str, script
         it = make(tmp_path, policy, "sh", "-c", script)
         assert await it.run() == code
         assert (it.state, it.restarts) == (KeeperState.EXITED, 0)
+        assert succeeded(it) == (code == 0)
         # A later supervisor does not run it again.
         again = make(tmp_path, policy, "sh", "-c", "exit 99")
         assert await again.run() == code

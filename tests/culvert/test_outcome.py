@@ -26,9 +26,11 @@ def refusal(subject: str, where: str = "/srv/a.yaml:3") -> Refusal:
             "culvert delete authorizationpolicy closed -n shop",
         ),
         (POLICY, (), {}, "all traffic that it covers is denied", "culvert delete authorizationpolicy closed -n shop"),
-        ("Service shop/web", (), {}, "it does not exist", "culvert delete -f /srv/a.yaml"),
-        ("Namespace shop", (), {}, "it does not exist", "culvert delete -f /srv/a.yaml"),
-        ("", (), {"": "all traffic is denied to all pods"}, "all traffic is denied to all pods", "culvert delete -f /srv/a.yaml"),
+        ("Service shop/web", (), {}, "it does not exist", "culvert delete service web -n shop"),
+        ("ConfigMap shop/odd name", (), {}, "it does not exist", "culvert delete configmap 'odd name' -n shop"),
+        ("Namespace shop", (), {}, "it does not exist", "culvert delete namespace shop"),
+        ("ConfigMap", (), {}, "nothing of it is applied", "culvert delete refused /srv/a.yaml"),
+        ("", (), {"": "all traffic is denied to all pods"}, "all traffic is denied to all pods", "culvert delete refused /srv/a.yaml"),
     ],
 )
 def test_the_consequence_and_the_command(subject: str, in_force: set[str], said: dict[str, str], consequence: str, fix: str) -> None:
@@ -45,3 +47,8 @@ def test_a_policy_with_an_accepted_version_is_not_told_to_be_deleted() -> None:
 def test_each_file_that_cannot_be_read_is_named() -> None:
     found = outcomes([refusal("", "/a.yaml:1"), refusal("", "/b.yaml:1")], (), {})
     assert [item.subject for item in found] == ["what could not be read in /a.yaml", "what could not be read in /b.yaml"]
+
+
+def test_standard_input_is_no_file() -> None:
+    (found,) = outcomes([refusal("Service shop/web", "stdin:3")], (), {})
+    assert found.fix == "mend it and: culvert apply -f -, or drop it: culvert delete service web -n shop"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from control.ca.holders import Holders, Report
 from control.ca.upkeep import Upkeep
 from culvert.rehearsal.client import Refused, Unreachable, ask
 from culvert.rehearsal.drill import COMMANDS, Options, Phase, run
-from culvert.rehearsal.load import Load, Tally, pairs
+from culvert.rehearsal.load import Load, Pair, Tally, pairs
 from culvert.rehearsal.report import document, line, troubles
 from culvert.verify.findings import Pod
 from tests.control.ca.support import a_keeper
@@ -174,3 +175,23 @@ def test_one_line_for_people() -> None:
     assert line(phase) == (
         "switch         4.1 s  1644 connections, 0 failed; 1068 exchanges on those that stay, 0 cut; 1 of 2 nodes renewed within 0.2 s"
     )
+
+
+@pytest.mark.netns
+def test_a_drill_that_is_interrupted_leaves_no_complaint() -> None:
+    """Connections come in at every moment at which it may be."""
+    said: list[str] = []
+    here = "/proc/self/ns/net"
+    source, destination = (replace(pod(name, name, "127.0.0.1"), netns=here) for name in ("a", "b"))
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context["message"]))
+        load = Load([Pair(source, destination, ip_address("127.0.0.1"))], workers=8, held=1, phase="before")
+        await load.start()
+        while load.tally.tried < 40:
+            await asyncio.sleep(0)
+        await load.stop()
+
+    for _ in range(10):
+        asyncio.run(main())
+    assert said == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -36,6 +37,10 @@ def test_pods_outlive_their_supervisor_and_are_taken_over(ground: Playground) ->
     victim = ground.pod("client")["containers"][0]["pid"]
     os.kill(victim, signal.SIGKILL)
     assert ground.fetch("shop/alone", "http://web/")
+    assert json.loads(ground.run("status", "--json", code=1))["troubles"][0] == "the supervisor is not running"
+    command = ground.command("apply", "-f", str(MANIFESTS))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, f"start it again with: culvert up --name {ground.name} " in done.stderr) == (1, True), done.stderr
     ground.run(*UP)
     after = ground.pids()
     assert {name for name in before if before[name] != after[name]} == {"client/client"}
@@ -75,11 +80,16 @@ def supervisors(ground: Playground) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
-def test_up_killed_alone_goes_on_in_the_background(ground: Playground) -> None:
-    command = ground.start(*UP)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_up_killed_alone_goes_on_in_the_background(ground: Playground, number: signal.Signals, code: int) -> None:
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would what they start
+    try:
+        command = ground.start(*UP)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     wait("the supervisor", lambda: ground.layout.supervisor_pid.exists())
-    command.kill()
-    command.wait()
+    command.send_signal(number)
+    assert command.wait() == code
     wait("all pods", lambda: ground.layout.status.exists() and sum(pod["ready"] for pod in ground.status["pods"]) == 5)
 
 

@@ -178,11 +178,20 @@ def test_a_refused_policy_denies_what_it_would_have_covered_until_it_goes(ground
     (tmp_path / "policy.yaml").write_text(POLICY)
     ground.run("apply", "-f", str(tmp_path), code=1)
     wait("the denial", lambda: not reaches_web(ground))
-    assert "AuthorizationPolicy shop/closed, until it is accepted: " in ground.run("status")
+    assert "AuthorizationPolicy shop/closed, until it is accepted: " in ground.run("status", code=1)
     assert ground.fetch("default/client", "http://alone.shop/")
     ground.run("delete", "-n", "shop", "authorizationpolicy", "closed")
     wait("the denial to end", lambda: reaches_web(ground))
     assert ground.run("get", "refused") == "nothing is refused\n"
+
+
+def test_what_only_the_control_plane_refuses_is_shown_as_well(ground: Playground) -> None:
+    text = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: odd, namespace: shop, labels: {a: 'b c'}}\n"
+    (ground.layout.applied / "serviceaccount.shop.odd.yaml").write_text(text)  # as no command of ours would
+    wait("the refusal", lambda: "ServiceAccount shop/odd: metadata.labels[a]: 'b c' is not accepted" in ground.run("get", "refused"))
+    assert json.loads(ground.run("status", "--json", code=1))["troubles"] == ["1 object is refused"]
+    ground.run("delete", "serviceaccount", "odd", "-n", "shop")
+    wait("the refusal to end", lambda: ground.run("get", "refused") == "nothing is refused\n")
 
 
 def reaches_web(ground: Playground) -> bool:

@@ -6,11 +6,13 @@ import ipaddress
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from culvert.playground.layout import Layout
 from tests.e2e.playgrounds import MANIFESTS, Playground, wait
 
 pytestmark = pytest.mark.e2e
@@ -171,15 +173,46 @@ def test_refusals_and_wrong_usage_have_their_exit_codes(ground: Playground, tmp_
     (tmp_path / "bad.yaml").write_text("apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 0}]}\n")
     assert ground.run("apply", "-f", str(tmp_path), code=1) == ""
     assert "Service default/bad: spec.ports[0].port" in ground.run("get", "refused")
-    assert len(json.loads(ground.run("status", "--json"))["refused"]) == 1
-    ground.run("delete", "-f", str(tmp_path))
+    assert len(json.loads(ground.run("status", "--json", code=1))["refused"]) == 1
+    ground.run("delete", "service", "bad")
+    assert ground.run("get", "refused") == "nothing is refused\n"
+    (tmp_path / "bad.yaml").write_text("oops: [\n")
+    ground.run("apply", "-f", str(tmp_path), code=1)
+    assert ground.run("delete", "refused", str(tmp_path / "bad.yaml")).startswith("what could not be read in ")
     assert ground.run("get", "refused") == "nothing is refused\n"
     ground.run("apply", "-f", str(tmp_path / "none"), code=2)
     ground.run("up", "--no-mesh", "--nodes", "3", code=2)
     ground.run("label", "namespace", "nowhere", "a=b", code=1)
+    ground.run("label", "namespace", "shop", "a=b c", code=1)
+    assert json.loads(ground.run("status", "--json"))["troubles"] == []
 
 
 def test_a_second_up_changes_nothing(ground: Playground) -> None:
     before = ground.pids()
     ground.run("up", "--no-mesh", "--nodes", "2")
     assert ground.pids() == before
+
+
+def test_a_state_directory_means_its_own_playground(ground: Playground, tmp_path: Path) -> None:
+    state = tmp_path / "elsewhere"
+    it = Playground(f"pge{os.getpid()}")
+    it.layout = Layout(it.name, state)
+
+    def culvert(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "culvert", *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+    try:
+        it.run("up", "--no-mesh", "--nodes", "1", "--state", str(state))
+        found = culvert("get", "nodes", "--state", str(state))
+        assert (found.returncode, "node-1" in found.stdout) == (0, True), found.stderr
+        for command in ("up", "down"):
+            found = culvert(command, "--name", it.name)
+            assert (found.returncode, f"keeps its state in {state}" in found.stderr) == (2, True), found.stderr
+        found = culvert("down", "--state", str(state), "--name", ground.name)
+        assert (found.returncode, f"the state of playground {it.name}" in found.stderr) == (2, True), found.stderr
+        found = culvert("down", "--state", str(state))
+        assert (found.returncode, f"playground {it.name} removed" in found.stderr) == (0, True), found.stderr
+    finally:
+        it.run("down", "--state", str(state))
+        assert it.remains() == []
+    assert ground.run("get", "pods")

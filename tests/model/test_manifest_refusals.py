@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mesh.model.errors import ConfigError
-from mesh.model.manifest import load_directory, parse, parse_object
+from mesh.model.manifest import load_directory, parse, parse_file, parse_object
 
 NS = "{apiVersion: v1, kind: Namespace, metadata: %s}"
 POD = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: %s}"
@@ -357,3 +357,18 @@ def test_any_text_is_objects_and_refusals_and_never_an_error(text: str) -> None:
     loaded = load_directory([("f", text)])
     for refused in loaded.refused:
         assert refused.refusals
+
+
+@pytest.mark.parametrize(
+    ("kind", "accepted"), [("Srvice", "a known kind, such as Service"), ("virtualservice", "a known kind, such as VirtualService")]
+)
+def test_a_kind_that_is_much_like_a_known_one(kind: str, accepted: str) -> None:
+    (refused,) = parse_file(f"{{apiVersion: v1, kind: {kind}, metadata: {{name: a}}}}", "f").refused
+    assert [refusal.accepted for refusal in refused.refusals] == [accepted]
+
+
+def test_what_is_said_of_a_kind_that_is_not_taken_is_short() -> None:
+    (refused,) = parse_file("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}", "f").refused
+    (refusal,) = refused.refusals
+    assert len(str(refusal)) < 400
+    assert {"Service", "VirtualService", "List"} <= set(refusal.accepted.split(", "))

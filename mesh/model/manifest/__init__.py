@@ -21,7 +21,7 @@ from mesh.model.manifest.istio.serviceentry import ServiceEntry
 from mesh.model.manifest.istio.telemetry import Telemetry
 from mesh.model.manifest.istio.virtualservice import VirtualService
 from mesh.model.manifest.istio.workloadentry import WorkloadEntry
-from mesh.model.manifest.kinds import ACCEPTED_KINDS, GROUPS, KINDS, POLICY_GROUP, POLICY_KINDS, type_of
+from mesh.model.manifest.kinds import GROUPS, KINDS, POLICY_GROUP, POLICY_KINDS, type_of
 from mesh.model.manifest.load import Parsed, Refused, combine, load_directory, parse, parse_file, parse_object, refused_object
 from mesh.model.manifest.peerauth import PeerAuthentication
 from mesh.model.manifest.pods import Container, Deployment, Pod, PodSpec, PodStatus, PodTemplate, Probe
@@ -31,7 +31,6 @@ from mesh.model.manifest.security import AuthorizationPolicy
 from mesh.model.manifest.services import Service, ServicePort, ServiceSpec
 
 __all__ = [
-    "ACCEPTED_KINDS",
     "GROUPS",
     "KINDS",
     "POLICY_GROUP",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 from mesh.model.manifest.core import Namespace, Node, Object, ServiceAccount
 from mesh.model.manifest.endpoints import EndpointSlice
@@ -50,7 +51,6 @@ GROUPS = frozenset(group for group, _ in SERVED)
 OF_KIND: dict[str, list[type[Object]]] = {}
 for (_, _kind), _classes in SERVED.items():
     OF_KIND.setdefault(_kind, []).append(next(iter(_classes.values())))
-ACCEPTED_KINDS = ", ".join(f"{kind} ({', '.join(classes)})" for (_, kind), classes in SERVED.items()) + ", List (v1)"
 
 
 def type_of(group: str, kind: str) -> str:
@@ -73,6 +73,13 @@ def served(group: str, kind: str) -> Mapping[str, type[Object]]:
 
 def known_kind(kind: str) -> bool:
     return kind in OF_KIND
+
+
+def accepted_instead(kind: str) -> str:
+    """What a refusal of a kind tells that is accepted: one that is much the same, else all, without their versions."""
+    names = sorted({*OF_KIND, "List"})
+    near = get_close_matches(kind, names, 1, 0.7)
+    return f"a known kind, such as {near[0]}" if near else ", ".join(names)
 
 
 def versions_of(kind: str) -> list[str]:

@@ -14,10 +14,10 @@ from typing import Any
 from mesh.model.errors import BugError, ConfigError, Flaw, Refusal
 from mesh.model.manifest.core import SOURCE_ANNOTATION, Key, Object, Selector
 from mesh.model.manifest.kinds import (
-    ACCEPTED_KINDS,
     POLICY_GROUP,
     POLICY_KINDS,
     Policy,
+    accepted_instead,
     group_of,
     known_kind,
     namespaced,
@@ -214,7 +214,7 @@ def _object(node: Node, file: str) -> Object | Refused | None:
     if not isinstance(node.value, dict):
         report.refuse(node, "", "an object: a mapping with apiVersion, kind and metadata")
     elif not known_kind(kind):
-        report.refuse(node.get("kind") or node, "kind", ACCEPTED_KINDS, None if node.get("kind") else "nothing", Flaw.UNKNOWN_KIND)
+        report.refuse(node.get("kind") or node, "kind", accepted_instead(kind), None if node.get("kind") else "nothing", Flaw.UNKNOWN_KIND)
     elif version is None or version not in classes:
         at = node.get("apiVersion") or node
         accepted = " or ".join(classes or versions_of(kind))
