@@ -11,7 +11,8 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from control.metrics import CONTENT_TYPE, Metrics
+from control.exposition import CONTENT_TYPE
+from control.metrics import Metrics
 from control.pipeline import Pipeline
 from control.resolve import Mesh
 from control.xds.server import XdsServer, short
