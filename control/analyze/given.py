@@ -93,7 +93,8 @@ class Given:
     def namespaces(self) -> set[str]:
         """Those that there is anything of."""
         found = {entry.name if entry.KIND == "Namespace" else entry.namespace for entry in self.objects}
-        return found | {entry.subject.namespace for entry in (*self.refusals, *self.foreign)} - {""}
+        found |= {entry.subject.namespace for entry in self.refusals} | {entry.subject.namespace for entry in self.foreign}
+        return found - {""}
 
     def file(self, name: str, text: str) -> None:
         begins: dict[int, Subject] = {}

@@ -370,7 +370,7 @@ def test_nor_in_parts_of_it(text: str) -> None:
         alone = Given()
         alone.file("alone.yaml", document)
         if "kind: Namespace" not in document:
-            assert said(analyze(alone, Options())) == ([NOT_OURS] if "kind: Gateway\n" in document else []), document
+            assert said(analyze(alone, Options())) == ([NOT_OURS] if "gatewayClassName: istio\n" in document else []), document
 
 
 METRICS = "CV0030 warning Telemetry bookstore/bookstore spec.metrics"
