@@ -16,7 +16,7 @@ import grpc.aio
 from control.admin import routes
 from control.auth import Authenticator
 from control.auth.several import Several
-from control.auth.tokens import NodeTokens
+from control.auth.tokens import NodeTokens, require
 from control.ca import CaSettings, CertificateAuthority, DirectoryStore
 from control.ca.make import Lives
 from control.config import Config
@@ -29,14 +29,13 @@ from control.resolve import Mesh, MeshSettings
 from control.sources import Feed
 from control.sources.consul.source import ConsulSource
 from control.sources.files import FilesSource
-from control.xds.messages import Refusal as NotServed
+from control.xds.messages import Refusal
 from control.xds.proxies import PROXY_TYPES
 from control.xds.secrets import Secrets
 from control.xds.server import ANONYMOUS, Hello, View, XdsServer
 from control.xds.tunnels import TUNNEL_RULES, TUNNEL_TYPES
 from mesh.io.http import HttpServer
 from mesh.io.log import Log
-from mesh.model.errors import ConfigError, Refusal
 
 if TYPE_CHECKING:
     from control.cluster import Cluster
@@ -122,10 +121,8 @@ class ControlPlane:
 
     async def start(self) -> None:
         """Listen everywhere. ConfigError where an address is taken, or the CA cannot be used."""
-        tokens = self.config.node_tokens
-        if tokens is not None and not tokens.is_dir():
-            # Every tunnel would be refused, one by one, and nobody would look here.
-            raise ConfigError(Refusal("environment", "", "CULVERT_NODE_TOKENS", repr(str(tokens)), "a directory that is there"))
+        if self.config.node_tokens is not None:
+            require(self.config.node_tokens)
         if self.keeper is not None:
             await self.keeper.open()
         await self.ca.start()
@@ -185,11 +182,11 @@ class ControlPlane:
     async def _view(self, hello: Hello) -> View:
         if hello.type_url in TUNNEL_TYPES:
             if hello.caller == ANONYMOUS:
-                raise NotServed("a node's token is required")
+                raise Refusal("a node's token is required")
             return View(self.pipeline.tunnels, TUNNEL_RULES, "tunnel")
         if hello.type_url in PROXY_TYPES:
             return await self.pipeline.proxies.open(hello)
-        raise NotServed(f"unknown type {hello.type_url!r}: expected one of {', '.join((*TUNNEL_TYPES, *PROXY_TYPES))}")
+        raise Refusal(f"unknown type {hello.type_url!r}: expected one of {', '.join((*TUNNEL_TYPES, *PROXY_TYPES))}")
 
 
 async def serve(config: Config) -> None:

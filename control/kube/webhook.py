@@ -22,8 +22,8 @@ log = Log("webhook")
 
 RESOURCE = "validatingwebhookconfigurations.admissionregistration.k8s.io"
 NAME = "culvert-control"
-LOOK = 5.0
-"""Seconds between two looks. Until the bundle is there, no object of ours can be changed."""
+LOOK = 5.0  # until the bundle is there, no object of ours can be changed
+"""Seconds between two looks."""
 
 
 class WebhookBundle:
