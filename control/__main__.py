@@ -1,19 +1,28 @@
-"""`python -m control`: the control plane, configured by its environment."""
+"""`python -m control`: the control plane, configured by its environment; `--help` tells how."""
 
 from __future__ import annotations
 
 import sys
 
 from control.app import serve
-from control.config import from_environment
+from control.config import from_environment, variables
+from control.variables import usage
 from mesh.io.dumps import forbid_dumps
 from mesh.io.log import setup
 from mesh.io.loop import run
 from mesh.model.errors import ConfigError, CulvertError
 
+HELP = (["--help"], ["-h"])
 
-def main() -> int:
+
+def main(arguments: list[str]) -> int:
     """0 after SIGTERM; 2 where the configuration is wrong or something that it names cannot be used."""
+    if arguments in HELP:
+        sys.stdout.write(usage(variables()))
+        return 0
+    if arguments:
+        sys.stderr.write("culvert control: no argument is taken; python -m control --help tells the environment variables\n")
+        return 2
     try:
         config = from_environment()
         setup(config.log_level, config.log_format)
@@ -30,4 +39,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -11,17 +11,19 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from control.metrics import CONTENT_TYPE, Metrics
+from control.exposition import CONTENT_TYPE
+from control.metrics import Metrics
 from control.pipeline import Pipeline
 from control.resolve import Mesh
 from control.xds.server import XdsServer, short
 from control.xds.store import Store
 from mesh.io.http import Request, Response, Routes, json_response, text
 from mesh.model.codec.proto import authorization_to, service_to, workload_to
-from mesh.model.policy import Authorization
+from mesh.model.policy import Authorization, PolicyScope
 from mesh.model.workload import Service, Workload
 
 MAX_ADDRESSES = 16
+MAX_DENYING = 20  # refusals that are told beside their number
 
 
 def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics, problems: Callable[[], list[str]] = list) -> Routes:
@@ -46,7 +48,7 @@ def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics, problems: Calla
 
     def sync(_: Request) -> Response:
         found = {"snapshot": pipeline.tunnels.number, "clients": xds.debug(), "sources": sources_view(pipeline, time.time())}
-        return json_response({**found, "problems": problems()})
+        return json_response({**found, "refused": refused_view(pipeline.mesh), "problems": problems()})
 
     def refusals(_: Request) -> Response:
         return json_response(refusals_view(pipeline.mesh))
@@ -119,6 +121,20 @@ def refusals_view(mesh: Mesh) -> list[dict[str, str]]:
         for entry, consequence in mesh.refused()
         for refusal in entry.refusals
     ]
+
+
+def refused_view(mesh: Mesh) -> dict[str, Any]:
+    """How much is refused, and what is denied for that. `shut`: everything is, in all of the mesh."""
+    rejections = mesh.catalog.rejections
+    held = [(subject, rejections[subject]) for subject in mesh.consequences if subject in rejections]
+    denying = [
+        {"file": entry.refusals[0].where, "object": entry.refusals[0].subject, "consequence": consequence}
+        for subject, rejection in held
+        if not rejection.kept
+        for entry, consequence in zip(rejection.refused, mesh.consequences[subject], strict=False)
+    ]
+    shut = any(policy.scope is PolicyScope.GLOBAL and not policy.enforceable for policy in mesh.policies.values())
+    return {"objects": sum(len(rejection.refused) for rejection in rejections.values()), "denying": denying[:MAX_DENYING], "shut": shut}
 
 
 def names_view(mesh: Mesh, number: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import grpc.aio
 from control.admin import routes
 from control.auth import Authenticator
 from control.auth.several import Several
-from control.auth.tokens import NodeTokens
+from control.auth.tokens import NodeTokens, require
 from control.ca import CaSettings, CertificateAuthority, DirectoryStore
 from control.ca.make import Lives
 from control.config import Config
@@ -24,6 +24,7 @@ from control.keep import Keeper
 from control.meters import ConsulMeter, KeepMeter
 from control.metrics import Metrics
 from control.pipeline import Pipeline
+from control.ports import listening, probe
 from control.resolve import Mesh, MeshSettings
 from control.sources import Feed
 from control.sources.consul.source import ConsulSource
@@ -119,19 +120,26 @@ class ControlPlane:
         return feeds
 
     async def start(self) -> None:
-        """Listen everywhere. OSError or RuntimeError where an address is taken; ConfigError where the CA cannot be used."""
+        """Listen everywhere. ConfigError where an address is taken, or the CA cannot be used."""
+        if self.config.node_tokens is not None:
+            require(self.config.node_tokens)
         if self.keeper is not None:
             await self.keeper.open()
         await self.ca.start()
         server = self._grpc = grpc.aio.server(options=GRPC_OPTIONS)
         server.add_generic_rpc_handlers((self.xds.handler(), *self.ca.handlers()))
-        if self.config.xds_address:
+        if address := self.config.xds_address:
             credentials = self.ca.serving(self.config.server_names).credentials()
-            self.ports["xds"] = server.add_secure_port(self.config.xds_address, credentials)
-        if self.config.xds_plaintext:
-            self.ports["plaintext"] = server.add_insecure_port(self.config.xds_plaintext)
+            with listening("CULVERT_XDS_ADDRESS", address):
+                probe(address)
+                self.ports["xds"] = server.add_secure_port(address, credentials)
+        if address := self.config.xds_plaintext:
+            with listening("CULVERT_XDS_PLAINTEXT", address):
+                probe(address)
+                self.ports["plaintext"] = server.add_insecure_port(address)
         await server.start()
-        await self.http.start(self.config.http_address)
+        with listening("CULVERT_HTTP_ADDRESS", self.config.http_address):
+            await self.http.start(self.config.http_address)
         self.ports["http"] = self.http.addresses[0][1]
         if self.cluster is not None and (port := await self.cluster.start(self.ca)) is not None:
             self.ports["webhook"] = port

@@ -33,6 +33,7 @@ from control.kube.status import StatusWriter
 from control.kube.webhook import WebhookBundle
 from control.meters import EventMeter, KubernetesMeter, ReviewMeter, StatusMeter, ValidationMeter
 from control.metrics import Metrics
+from control.ports import listening
 from control.resolve import Changes, Mesh
 from control.sources.kubernetes import KubernetesSource
 from mesh.io.http import HttpServer
@@ -78,12 +79,13 @@ class Cluster:
         return CopiedStore(SecretStore(files), local)
 
     async def start(self, ca: CertificateAuthority) -> int | None:
-        """Listen for admission; its port, None where it is off. Raises OSError where the address is taken."""
+        """Listen for admission; its port, None where it is off. Raises ConfigError where the address is taken."""
         self._bundle = WebhookBundle(self._api, self.elector, lambda: ca.keeper.authority.bundle)
         if not self._settings.webhook_address:
             return None
         self._webhook = HttpServer(admission(self._meter), limits=LIMITS, tls=ca.serving(self._config.server_names).context())
-        await self._webhook.start(self._settings.webhook_address)
+        with listening("CULVERT_WEBHOOK_ADDRESS", self._settings.webhook_address):
+            await self._webhook.start(self._settings.webhook_address)
         return int(self._webhook.addresses[0][1])
 
     async def run(self, ca: CertificateAuthority) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from control.auth import TRUSTED
 from control.sources.consul.settings import ConsulSettings, settings_of
+from control.variables import described, misspelt
 from mesh.io.http import parse_address
 from mesh.model.errors import ConfigError, Refusal
 from mesh.model.identity import DEFAULT_TRUST_DOMAIN
@@ -111,6 +112,11 @@ class Config:
     """LOG_FORMAT: json or text."""
 
 
+def variables() -> dict[str, str]:
+    """Everything that can be told, with its description."""
+    return described(Config, KubernetesConfig, ConsulSettings)
+
+
 def from_environment(environ: Mapping[str, str] | None = None) -> Config:
     """ConfigError with everything that is wrong."""
     source = os.environ if environ is None else environ  # noqa: TID251 - this is the one place
@@ -188,6 +194,8 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
         log_level=source.get("LOG_LEVEL") or Config.log_level,
         log_format=source.get("LOG_FORMAT") or Config.log_format,
     )
+    for name, near in misspelt(source, variables()):
+        refuse(name, source[name], f"{near}, if that is meant: no variable is called so")
     if refusals:
         raise ConfigError(*refusals)
     return config

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from control.exposition import IstioCounter
+
 
 class KubernetesMeter:
     """Of the Kubernetes source, under Istio's names where it has one."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._core = Counter("pilot_k8s_reg_events", "Events of core kinds", ["type", "event"], registry=registry)
-        self._ours = Counter("pilot_k8s_cfg_events", "Events of configuration", ["type", "event"], registry=registry)
+        self._core = IstioCounter("pilot_k8s_reg_events", "Events of core kinds", ["type", "event"], registry=registry)
+        self._ours = IstioCounter("pilot_k8s_cfg_events", "Events of configuration", ["type", "event"], registry=registry)
         self._lists = Counter("culvert_kubernetes_lists", "Kinds listed whole, and why", ["type", "reason"], registry=registry)
         self._failures = Counter("culvert_kubernetes_failures", "Lists and watches that failed", ["type", "reason"], registry=registry)
         self._stale = Counter("culvert_kubernetes_stale_answers", "Answers older than what was known", ["type"], registry=registry)
@@ -68,8 +70,8 @@ class ValidationMeter:
     """Of admission, under Istio's names."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._passed = Counter("galley_validation_passed", "Objects that admission let through", ["kind"], registry=registry)
-        self._failed = Counter("galley_validation_failed", "Objects that admission refused", ["kind"], registry=registry)
+        self._passed = IstioCounter("galley_validation_passed", "Objects that admission let through", ["kind"], registry=registry)
+        self._failed = IstioCounter("galley_validation_failed", "Objects that admission refused", ["kind"], registry=registry)
 
     def validated(self, kind: str, passed: bool) -> None:
         (self._passed if passed else self._failed).labels(kind).inc()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from control.exposition import IstioCounter, exposition
 
 # Istio's words for types, in its metrics.
 SHORT = {"Cluster": "cds", "ClusterLoadAssignment": "eds", "Listener": "lds", "RouteConfiguration": "rds", "Secret": "sds"}
@@ -32,7 +32,7 @@ class Metrics:
         build = Gauge("istio_build", "Component and version", ["component", "tag"], registry=self.registry)
         build.labels("pilot", build_tag()).set(1)
         self.clients = Gauge("pilot_xds", "Connected xDS clients", registry=self.registry)
-        self.pushes = Counter("pilot_xds_pushes", "Responses sent, by type", ["type"], registry=self.registry)
+        self.pushes = IstioCounter("pilot_xds_pushes", "Responses sent, by type", ["type"], registry=self.registry)
         self.push_time = Histogram(
             "pilot_xds_push_time", "Seconds from composing a response to having sent it", ["type"], registry=self.registry
         )
@@ -45,17 +45,19 @@ class Metrics:
             buckets=TIMES,
             registry=self.registry,
         )
-        self.rejects = Counter("pilot_total_xds_rejects", "Responses that a client rejected, by type", ["type"], registry=self.registry)
+        self.rejects = IstioCounter(
+            "pilot_total_xds_rejects", "Responses that a client rejected, by type", ["type"], registry=self.registry
+        )
         self.rejects_of = {
-            name: Counter(f"pilot_xds_{word}_reject", f"Rejected {name} responses", registry=self.registry)
+            name: IstioCounter(f"pilot_xds_{word}_reject", f"Rejected {name} responses", registry=self.registry)
             for name, word in REJECTS.items()
         }
-        self.internal_errors = Counter(
+        self.internal_errors = IstioCounter(
             "pilot_total_xds_internal_errors", "Resources that could not be made: our bugs", registry=self.registry
         )
-        self.triggers = Counter("pilot_push_triggers", "Changes that led to a push, by source", ["type"], registry=self.registry)
+        self.triggers = IstioCounter("pilot_push_triggers", "Changes that led to a push, by source", ["type"], registry=self.registry)
         self.debounce = Histogram("pilot_debounce_time", "Seconds from a change to its resolution", buckets=TIMES, registry=self.registry)
-        self.refused_clients = Counter("pilot_xds_auth_failures", "xDS streams refused for want of a token", registry=self.registry)
+        self.refused_clients = Counter("culvert_xds_auth_failures", "xDS streams refused for want of a token", registry=self.registry)
         self.cut_off = Counter("culvert_xds_cut_off", "xDS streams that we ended, by reason", ["reason"], registry=self.registry)
         for reason in CUT_OFF:
             self.cut_off.labels(reason)
@@ -81,4 +83,4 @@ class Metrics:
             self.rejects_of[name].inc()
 
     def exposition(self) -> bytes:
-        return generate_latest(self.registry)
+        return exposition(self.registry)

@@ -24,6 +24,7 @@ from control.analyze import (
 from control.analyze.destinations import Subsets
 from control.analyze.findings import Finding, Findings
 from control.analyze.given import Given
+from control.analyze.unread import UNREAD
 from control.analyze.world import World
 from control.resolve import MeshSettings
 
@@ -94,7 +95,7 @@ def changed(files: Given, cluster: Given, options: Options, tell: Tell = lambda 
 
 
 def _unread(given: Given) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(Counter(entry.kind for entry in given.foreign).items()))
+    return tuple(sorted(Counter(entry.kind for entry in given.foreign if (entry.group, entry.kind) not in UNREAD).items()))
 
 
 def _is_ignored(finding: Finding, given: Given, options: Options) -> bool:

@@ -16,6 +16,7 @@ from mesh.model.manifest.gatewayapi import GROUP
 from mesh.model.manifest.gatewayapi.gateways import WAYPOINT_CLASS
 from mesh.model.manifest.istio.gateway import ENCRYPTED, Server
 
+NO_INGRESS = "ingress gateways are not served here: what it says is for another control plane"
 CERTIFIER = "cert-manager.io/"
 """An annotation of this prefix has the certificates of a Gateway made."""
 # Protocols that can be told apart on one port.
@@ -31,8 +32,7 @@ def check(world: World, found: Findings) -> None:
         _certificates(world, secrets, gateway, found)
     _servers(world, found)
     for istio in world.of(IstioGateway):
-        message = "ingress gateways are not served here: what it says is for another control plane"
-        found.add(codes.NO_INGRESS, about(istio), "metadata.name", message, "leave it to the one that runs its pods")
+        found.add(codes.NO_INGRESS, about(istio), "metadata.name", NO_INGRESS, "leave it to the one that runs its pods")
         _credentials(world, secrets, istio, found)
         # Who listens may be in another namespace, of which files need say nothing.
         if world.given.complete and istio.spec.selector and not world.selected(None, istio.spec.selector):
@@ -44,9 +44,13 @@ def check(world: World, found: Findings) -> None:
 def _class(world: World, gateway: Gateway, found: Findings) -> None:
     classes = [entry.name for entry in world.of(GatewayClass)]
     name = gateway.spec.gateway_class_name
-    if name == WAYPOINT_CLASS or name in classes or not (classes or world.given.complete):
+    if name == WAYPOINT_CLASS:
         return
     meant = near(name, [*classes, WAYPOINT_CLASS])
+    if name in classes or not (classes or world.given.complete or meant):
+        message = f"{NO_INGRESS}, the one of class {name}"
+        found.add(codes.NO_INGRESS, about(gateway), "spec.gatewayClassName", message, f"a waypoint is of class {WAYPOINT_CLASS}")
+        return
     hint = f"did you mean {meant}?" if meant else f"classes: {', '.join(sorted(classes)) or 'none'}"
     found.add(codes.UNKNOWN_CLASS, about(gateway), "spec.gatewayClassName", f"there is no GatewayClass {name}", hint)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Protocol
 
+from control.analyze.unread import UNREAD
 from mesh.model.errors import Flaw
 from mesh.model.manifest import GROUPS, Key, Object, Parsed, Refused, parse_file
 from mesh.model.manifest.kinds import OF_KIND, group_of, known_kind
@@ -25,6 +26,8 @@ OWN_GROUPS = frozenset(GROUPS - {"", "apps", "discovery.k8s.io"})
 NO_OBJECT = "document without a kind"
 TYPO = 0.85
 """How alike two names are of which one is taken for the other, misspelt."""
+GROUP_TYPO = 0.9
+"""The same of groups, which have most of their letters in common: networking.k8s.io is another one than networking.istio.io."""
 
 
 class Cluster(Protocol):
@@ -86,6 +89,13 @@ class Given:
         """How many objects there are, whatever became of them."""
         return len(self.objects) + len(self.refusals) + len(self.foreign)
 
+    @property
+    def namespaces(self) -> set[str]:
+        """Those that there is anything of."""
+        found = {entry.name if entry.KIND == "Namespace" else entry.namespace for entry in self.objects}
+        found |= {entry.subject.namespace for entry in self.refusals} | {entry.subject.namespace for entry in self.foreign}
+        return found - {""}
+
     def file(self, name: str, text: str) -> None:
         begins: dict[int, Subject] = {}
 
@@ -94,7 +104,8 @@ class Given:
                 self._taken(result)
             elif _is_foreign(node, result):
                 begins[id(result)] = _NOTHING
-                self.foreign.append(_foreign(node, name))
+                self.foreign.append(foreign := _foreign(node, name))
+                self._ignore(foreign.subject.name, node.text("metadata", "annotations", IGNORE_ANNOTATION) or "")
             else:
                 begins[id(result)] = _subject(result, f"{name}:{node.line}")
                 self._ignore(begins[id(result)].name, node.text("metadata", "annotations", IGNORE_ANNOTATION) or "")
@@ -154,17 +165,20 @@ def _is_foreign(node: Node, refused: Refused) -> bool:
     version, kind = node.text("apiVersion"), node.text("kind")
     if isinstance(node.value, dict) and node.get("apiVersion") is None and node.get("kind") is None:
         return True  # values of a chart, a list of resources, a package's description
-    if not version or not kind or group_of(version) in OWN_GROUPS:
+    group = group_of(version or "")
+    if (group, kind) in UNREAD:
+        return True
+    if not version or not kind or group in OWN_GROUPS:
         return False
-    group = group_of(version)
     if group in GROUPS:
         return not known_kind(kind) and not get_close_matches(kind, OF_KIND, 1, TYPO)
     return not known_kind(kind) or not any(_alike(group, own) for own in OWN_GROUPS)
 
 
 def _alike(group: str, own: str) -> bool:
-    """Whether one is probably meant to be the other: `networking.istio.com`, `gateway.networking.io`."""
-    return bool({*group.split(".")} & ({*own.split(".")} - {"io", "k8s", "networking"}))
+    """Whether one is probably meant to be the other: `networking.istio.com`, `gateway.networking.io`, `networking.istoi.io`."""
+    telling = {*own.split(".")} & {"istio", "security"}  # others have gateways, networking and telemetry of their own
+    return bool({*group.split(".")} & telling or get_close_matches(group, [own], 1, GROUP_TYPO))
 
 
 # Where kinds that make pods keep what they make them from.

@@ -9,6 +9,7 @@ from control.analyze.codes import reading as codes
 from control.analyze.findings import Findings
 from control.analyze.given import Refusals, Subject, about
 from control.analyze.near import near
+from control.analyze.unread import UNREAD
 from control.analyze.world import World
 from mesh.model.errors import Flaw, Refusal
 from mesh.model.manifest import Key, unsupported
@@ -32,6 +33,10 @@ def check(world: World, found: Findings) -> None:
     for refusals in world.given.refusals:
         _refused(refusals, consequences.get(id(refusals.refused), ""), found)
     _same_names(world, found)
+    for foreign in world.given.foreign:
+        if why := UNREAD.get((foreign.group, foreign.kind)):
+            message = f"{foreign.kind} is not read here: {why}"
+            found.add(codes.UNREAD_KIND, foreign.subject, "kind", message, "remove it, or leave it to a mesh that reads it")
     for entry in world.objects.values():
         for field, why in unsupported(entry):
             found.add(codes.NOT_HONOURED, about(entry), field, f"this has no effect: {why}", "remove it")

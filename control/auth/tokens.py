@@ -19,6 +19,7 @@ from pathlib import Path
 
 from control.auth import Caller, Metadata
 from mesh.io.log import Log
+from mesh.model.errors import ConfigError, Refusal
 
 log = Log("tokens")
 
@@ -26,6 +27,12 @@ MINIMUM = 16  # characters; a shorter token is a mistake, and would be guessed
 MAXIMUM = 4096  # bytes of a file
 FRESH = 1.0  # seconds for which what was read counts
 AGAIN = 0.05  # seconds after which an unknown token is worth another reading
+
+
+def require(directory: Path) -> None:
+    """ConfigError where there is no such directory: every tunnel would be refused, one by one, and nobody would look here."""
+    if not directory.is_dir():
+        raise ConfigError(Refusal("environment", "", "CULVERT_NODE_TOKENS", repr(str(directory)), "a directory that is there"))
 
 
 class NodeTokens:

@@ -25,7 +25,7 @@ from control.ca.keeper import Keeper
 from control.ca.view import view
 from mesh.io.log import Log
 from mesh.io.unix import peer_user, short_path
-from mesh.model.errors import CulvertError
+from mesh.model.errors import ConfigError, CulvertError, Refusal
 
 log = Log("ca")
 
@@ -45,8 +45,11 @@ class CommandSocket:
         self._open = 0
 
     async def start(self) -> None:
-        """Raises OSError. A socket that an earlier process left is replaced."""
+        """Raises OSError, and ConfigError where another process listens. A socket that an earlier process left is replaced."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._taken():
+            accepted = f"a directory of its own for each control plane: one is running that listens at {self._path.name}"
+            raise ConfigError(Refusal("environment", "", "CULVERT_CA_DIR", repr(str(self._path.parent)), accepted))
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -59,6 +62,18 @@ class CommandSocket:
         except BaseException:
             sock.close()
             raise
+
+    def _taken(self) -> bool:
+        """Whether somebody listens there. Who has died does not, whatever its file looks like."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+            try:
+                with short_path(self._path) as address:
+                    sock.connect(address)
+            except BlockingIOError:
+                return True  # so many ask that we would have to wait
+            except (FileNotFoundError, ConnectionError):
+                return False
+            return True
 
     async def close(self) -> None:
         if self._server is not None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from control.ca.authority import Authority
+from control.exposition import IstioCounter
 
 PROBLEMS = ("store", "mount", "renewal", "publish", "expiry")
 
 
 class CaMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=registry)
+        def counter(name: str, text: str) -> IstioCounter:
+            return IstioCounter(name, text, registry=registry)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(name, text, labels, registry=registry)
 
         self.csr = counter("citadel_server_csr_count", "Certificate requests")
-        self.csr_failed = counter("citadel_server_csr_failures", "Refused certificate requests, by kind", "kind")
+        self.csr_failed = Counter("culvert_ca_csr_failures", "Refused certificate requests, by kind", ["kind"], registry=registry)
         self.unauthenticated = counter("citadel_server_authentication_failure_count", "Certificate requests of nobody known")
         self.bad_identity = counter("citadel_server_id_extraction_err_count", "Certificate requests for what is no identity")
         self.bad_csr = counter("citadel_server_csr_parsing_err_count", "Certificate requests that cannot be taken")

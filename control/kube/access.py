@@ -31,7 +31,7 @@ class Access:
         where = str(self.kubeconfig or self.account)
         try:
             if self.kubeconfig is not None:
-                found = KubeConfig.from_file(self.kubeconfig).get(self.context or None)
+                found = self._chosen(self.kubeconfig)
             else:
                 found = KubeConfig.from_service_account(self.account).get()
         except KeyError as error:
@@ -42,6 +42,17 @@ class Access:
         assert found is not None
         user = found.user if found.user is not None else User()
         return found._replace(user=_with_exec_v1(user))
+
+    def _chosen(self, path: Path) -> SingleConfig | None:
+        """ConfigError where there is no file, or it has no such context; what lightkube raises for what is none."""
+        if not path.expanduser().is_file():
+            raise ConfigError(Refusal(str(path), "", "", "no file", "a kubeconfig"))
+        config = KubeConfig.from_file(path)
+        context = self.context or config.current_context
+        if context is not None and context not in config.contexts:
+            known = f"one of its contexts: {', '.join(sorted(config.contexts))}" if config.contexts else "a kubeconfig with contexts"
+            raise ConfigError(Refusal(str(path), "", "context" if self.context else "current-context", repr(context), known))
+        return config.get(context)
 
 
 def _with_exec_v1(user: User) -> User:

@@ -29,6 +29,7 @@ log = Log("secrets")
 RESOURCE = "secrets"
 TYPE = "culvert.dev/files"
 LABELS = {"app.kubernetes.io/part-of": "culvert", "app.kubernetes.io/managed-by": "culvert-control"}
+INSTALL = "kubectl apply -f deploy/control/account.yaml -f deploy/control/rbac.yaml"
 POLL = 5.0
 """Seconds between two looks at whether somebody else has saved. Asking needs the verb `get` alone; watching would need two more."""
 
@@ -77,7 +78,10 @@ class SecretFiles:
         secret = Secret(metadata=metadata, type=TYPE, data={name: base64.b64encode(value).decode() for name, value in content.items()})
         if expected:
             return _version(await self._api.typed("update", RESOURCE, lambda client: client.replace(secret, field_manager=FIELD_MANAGER)))
-        return _version(await self._api.typed("create", RESOURCE, lambda client: client.create(secret)))
+        try:
+            return _version(await self._api.typed("create", RESOURCE, lambda client: client.create(secret)))
+        except Missing as error:
+            raise Missing(f"{error}; the namespace and our role there are made by: {INSTALL}") from error
 
     async def changed(self, version: str) -> None:
         """Return when another version is there, or none. What goes wrong meanwhile is waited out."""

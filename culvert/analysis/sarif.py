@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,10 @@ def _result(entry: Located, order: dict[str, int], locator: Locator) -> dict[str
 
 
 def _physical(file: str, line: int, column: int, length: int) -> dict[str, Any]:
-    uri = Path(file).as_uri() if Path(file).is_absolute() else quote(file)
+    """A file below the working directory is named from there, as tools expect it of what is in a repository; another one whole."""
+    named = os.path.normpath(file)
+    elsewhere = os.path.isabs(named) or named.split(os.sep)[0] == os.pardir
+    uri = Path(os.path.abspath(named)).as_uri() if elsewhere else quote(named)
     region: dict[str, int] = {"startLine": max(1, line)}
     if column:
         region |= {"startColumn": column, "endColumn": column + length}

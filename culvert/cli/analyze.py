@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from control.analyze import CODES, Analysis, Cluster, Given, Options, Severity, analyze, changed
+from control.analyze.near import near
 from control.resolve import MeshSettings
 from culvert.analysis import files
 from culvert.analysis.document import document
@@ -51,6 +52,8 @@ def run_analyze(asked: Asked) -> int:
     progress = Progress()
     try:
         given, texts = files.read(asked.paths, sys.stdin)
+        if asked.paths and not given.count:
+            raise UsageError(f"there is nothing to analyze in {', '.join(map(_shown, asked.paths))}")
         analysis = _analysis(given, bool(asked.paths), live, options, progress)
     finally:
         progress.end()
@@ -95,11 +98,24 @@ def _cluster(asked: Asked) -> Cluster | None:
 
 def _analysis(given: Given, has_files: bool, live: Cluster | None, options: Options, progress: Progress) -> Analysis:
     if live is None:
+        _look_up(options.namespace, given.namespaces)
         return analyze(given, options, progress.tell)
     progress.tell("listing the cluster")
     cluster = Given()
     cluster.cluster(live.objects())
+    _look_up(options.namespace, given.namespaces | cluster.namespaces)
     return changed(given, cluster, options, progress.tell) if has_files else analyze(cluster, options, progress.tell)
+
+
+def _look_up(namespace: str, known: set[str]) -> None:
+    """UsageError for one of which there is nothing: that nothing is found in it says nothing."""
+    if namespace and namespace not in known:
+        meant = near(namespace, sorted(known))
+        raise UsageError(f"--namespace {namespace}: there is nothing of it in the input{f'; did you mean {meant}?' if meant else ''}")
+
+
+def _shown(path: Path) -> str:
+    return "standard input" if str(path) == files.STDIN else str(path)
 
 
 def _write(output: str, analysis: Analysis, texts: dict[str, str]) -> None:

@@ -215,7 +215,7 @@ def status(
     name: Name = None,
     state: State = None,
     control: Annotated[
-        str | None, typer.Option("--control", help="http://HOST:PORT of any control plane's debug port: its sources, and who lags.")
+        str | None, typer.Option("--control", help="http://HOST:PORT of any control plane's debug port: sources, laggards, refusals.")
     ] = None,
 ) -> None:
     """Nodes, processes, pods and their place in the mesh, certificates, the control plane's view, refused manifests.

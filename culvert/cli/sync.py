@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from culvert.cli.output import FailedError, UsageError, console, note, print_json, print_table, warn
+from culvert.cli.output import FailedError, UsageError, console, count, note, print_json, print_table, warn
 
 TIMEOUT_SECONDS = 10.0
 PATH = "/debug/sync"
+REFUSALS = "/debug/refusals"
 COLOURS = {
     "synced": "green",
     "behind": "yellow",
@@ -23,14 +25,27 @@ COLOURS = {
 
 
 def run_sync(url: str, *, as_json: bool) -> int:
-    """The exit code: 1 where a client lags or rejected something, or a source is not current."""
+    """The exit code: 1 where a client lags or rejected something, a source is not current, or objects are refused."""
     found = _ask(url)
     if as_json:
         print_json(found)
     else:
         show(found)
+        for line in refused(found["refused"], url):
+            warn(line)
     lagging = [client for client in found["clients"] if state_of(client) != "synced"]
-    return 1 if lagging or any(source_state(source) != "current" for source in found["sources"].values()) else 0
+    stale = any(source_state(source) != "current" for source in found["sources"].values())
+    return 1 if lagging or stale or found["refused"]["objects"] or found["refused"]["shut"] else 0
+
+
+def refused(found: dict[str, Any], url: str) -> Iterator[str]:
+    """A sentence for each thing that follows, and one that says where the reasons are."""
+    if found["shut"]:
+        yield "the mesh is shut: a policy that cannot be enforced as written is for all of it, and denies everything"
+    for entry in found["denying"]:
+        yield f"{entry['consequence']}, since {entry['object'] or entry['file']} is refused"
+    if number := found["objects"]:
+        yield f"{count(number, 'object')} {'is' if number == 1 else 'are'} refused; {url.rstrip('/')}{REFUSALS} says why"
 
 
 def show(found: dict[str, Any]) -> None:

@@ -52,6 +52,7 @@ def environment(options: ConsulOptions) -> dict[str, str]:
         return _variables(options)
     url = urlsplit(options.address)
     found = _variables(replace(options, address=urlunsplit((url.scheme, f"{LOCAL}:{FORWARD_PORT}", url.path, "", ""))))
+    found["CULVERT_CONSUL_CALLED"] = options.address
     if url.scheme == "https":
         found["CULVERT_CONSUL_SERVER_NAME"] = forwarded[0]
     return found

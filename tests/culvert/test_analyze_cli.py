@@ -175,9 +175,26 @@ def test_sarif(shop: Path, capsys: pytest.CaptureFixture[str], schema: dict[str,
     assert by_rule["CV0020"]["relatedLocations"][0]["physicalLocation"]["artifactLocation"] == {"uri": "a%20b.yaml"}
 
 
+def test_files_elsewhere_have_whole_addresses_in_sarif(
+    shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reference that goes up, or around, is none that a reader of SARIF resolves."""
+    (shop / "bad.yaml").write_text(BROKEN)
+    monkeypatch.chdir(shop / "deep")
+    places = {}
+    (shop / "deep" / "also.yaml").write_text(BROKEN)
+    for path in ("../bad.yaml", str(shop / "bad.yaml"), "./er/../also.yaml"):
+        (result,) = json.loads(run(capsys, path, output="sarif")[1])["runs"][0]["results"]
+        places[path] = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    whole = (shop / "bad.yaml").as_uri()
+    assert places == {"../bad.yaml": whole, str(shop / "bad.yaml"): whole, "./er/../also.yaml": "also.yaml"}
+
+
 def test_a_document_without_anything_is_good_sarif(shop: Path, capsys: pytest.CaptureFixture[str], schema: dict[str, Any]) -> None:
-    (shop / "empty.yaml").write_text("")
-    jsonschema.Draft4Validator(schema).validate(json.loads(run(capsys, "empty.yaml", output="sarif")[1]))
+    (shop / "empty.yaml").write_text("{apiVersion: v1, kind: ConfigMap, metadata: {name: x}}")
+    document = json.loads(run(capsys, "empty.yaml", output="sarif")[1])
+    jsonschema.Draft4Validator(schema).validate(document)
+    assert document["runs"][0]["results"] == []
 
 
 @pytest.mark.parametrize(
@@ -214,11 +231,16 @@ def test_a_namespace_can_be_chosen(shop: Path, capsys: pytest.CaptureFixture[str
         (Asked([Path(".")], output="xml"), "--output xml is not accepted; accepted: text, json, sarif"),
         (Asked([Path(".")], severity="fatal"), "--severity fatal is not accepted; accepted: info, warning, error"),
         (Asked([Path(".")], ignored=("CV051",)), "--ignore CV051: there is no such code; did you mean CV05"),
+        (Asked([Path("empty")]), "there is nothing to analyze in empty"),
+        (Asked([Path("comment.yaml"), Path("empty")]), r"there is nothing to analyze in comment\.yaml, empty"),
+        (Asked([Path(".")], namespace="shpo"), r"--namespace shpo: there is nothing of it in the input; did you mean shop\?"),
         (Asked(context="x", kubeconfig=Path("nowhere")), "nowhere"),
     ],
-    ids=["nothing", "a missing path", "an output", "a severity", "a code", "a kubeconfig"],
+    ids=["nothing", "a missing path", "an output", "a severity", "a code", "an empty directory", "comments", "a namespace", "a kubeconfig"],
 )
 def test_usage(shop: Path, asked: Asked, says: str) -> None:
+    (shop / "empty").mkdir()
+    (shop / "comment.yaml").write_text("# nothing\n---\n")
     with pytest.raises(UsageError, match=says):
         run_analyze(asked)
 
@@ -228,6 +250,20 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     code, text = run(capsys, "-")
     assert code == 1
     assert text.startswith("stdin\n  4:8 error CV0011 there is no field prots here\n      4 | spec: {prots: []}\n        |        ^^^^^\n")
+
+
+def test_a_pipe_of_which_nothing_comes_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a `helm template` that failed."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(UsageError, match="there is nothing to analyze in standard input"):
+        run_analyze(Asked([Path("-")]))
+
+
+def test_an_empty_namespace_of_a_cluster_has_nothing_wrong(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "empty"}})
+    assert run(capsys, context="x", namespace="empty", severity="info")[0] == 0
+    with pytest.raises(UsageError, match="--namespace nosuch: there is nothing of it in the input"):
+        run_analyze(Asked(context="x", namespace="nosuch"))
 
 
 def test_which_files_are_read(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:

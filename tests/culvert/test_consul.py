@@ -47,6 +47,8 @@ def test_a_consul_beyond_the_wire_is_asked_by_way_of_the_supervisor(
     assert target(options) == forwarded
     if options.token_file:
         variables = variables | {"CULVERT_CONSUL_TOKEN_FILE": options.token_file}
+    if forwarded is not None:
+        variables = variables | {"CULVERT_CONSUL_CALLED": options.address}
     assert environment(options) == variables
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from culvert.cli.app import app
 from culvert.cli.sync import source_state, state_of
-from tests.control.plane import Stream, pod, running
+from tests.control.plane import Plane, Stream, pod, running
 
 
 def asked(*arguments: str) -> Any:
@@ -40,6 +40,50 @@ def test_who_has_which_version(tmp_path: Path) -> None:
             assert {client["node"] for client in found["clients"]} == {"n1", "n2"}
 
     asyncio.run(main())
+
+
+def test_what_is_refused_is_told_and_what_follows_from_it(tmp_path: Path) -> None:
+    route = json.dumps(
+        {
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "VirtualService",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"hosts": "web", "http": 3},
+        }
+    )
+
+    async def main() -> None:
+        async with running(tmp_path, {"a.yaml": pod("a", "10.0.0.1"), "bad.yaml": route}) as plane:
+            url = f"http://127.0.0.1:{plane.plane.ports['http']}"
+            await said_of(plane, {"objects": 1, "denying": [], "shut": False})
+            result = await asyncio.to_thread(asked, "--control", url)
+            assert result.exit_code == 1
+            assert f"1 object is refused; {url}/debug/refusals says why" in unwrapped(result.stderr)
+            assert "denied" not in result.output
+
+            (plane.manifests / "bin.yaml").write_bytes(b"\x90\x90")
+            await said_of(plane, None)
+            result = await asyncio.to_thread(asked, "--control", url)
+            assert result.exit_code == 1
+            said = unwrapped(result.stderr)
+            assert "the mesh is shut" in said
+            assert f"all traffic is denied to every pod of the whole mesh, since {plane.manifests}/bin.yaml is refused" in said
+            assert "2 objects are refused" in said
+
+    async def said_of(plane: Plane, expected: dict[str, Any] | None) -> None:
+        """Until this is said of refusals; None: that the mesh is shut."""
+        async with asyncio.timeout(10):
+            while True:
+                found = json.loads((await plane.http("/debug/sync"))[1])["refused"]
+                if found == expected or (expected is None and found["shut"]):
+                    return
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def unwrapped(text: str) -> str:
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:1", "ftp://x"])

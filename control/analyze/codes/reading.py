@@ -23,6 +23,12 @@ UNKNOWN_KIND: Final = Code(
     "with the mesh are not reported.",
 )
 UNSERVED_VERSION: Final = Code("CV0003", ERROR, "The kind is not served in this version", "Write one of the versions that are named.")
+UNREAD_KIND: Final = Code(
+    "CV0004",
+    WARNING,
+    "A kind of Istio's or of the Gateway API's is not read here",
+    "What it asks for does not happen. The playground and directories of manifests refuse it; in a cluster it is left alone.",
+)
 BAD_VALUE: Final = Code("CV0010", ERROR, "A field has a value that is not accepted", "The object is refused whole. Write what is accepted.")
 UNKNOWN_FIELD: Final = Code(
     "CV0011", ERROR, "There is no such field", "The object is refused whole. Mind the spelling, and the level at which the field stands."

@@ -126,7 +126,7 @@ SELECTS_NO_GATEWAY: Final = Code(
 NO_INGRESS: Final = Code(
     "CV0614",
     INFO,
-    "Gateways of networking.istio.io are not served here",
+    "Ingress gateways are not served here",
     "Another control plane may serve them. Traffic that its gateways let in is taken as that of any client outside the mesh.",
 )
 

@@ -30,6 +30,9 @@ class ConsulSettings:
     address: str
     """CULVERT_CONSUL: URL of an agent or a server, without a slash at its end. Empty: no Consul."""
 
+    called: str = ""
+    """CULVERT_CONSUL_CALLED: what people know the address as, where it is that of a relay; messages name it. Default: the address."""
+
     token_file: Path | None = None
     """CULVERT_CONSUL_TOKEN_FILE: file with the ACL token. Read again when Consul denies something. Default: no token."""
 
@@ -78,6 +81,10 @@ class ConsulSettings:
     """CULVERT_CONSUL_GRACE: seconds in which nothing is removed after Consul lost its data or was restored. 0: removed at once."""
 
     @property
+    def shown(self) -> str:
+        return self.called or self.address
+
+    @property
     def secure(self) -> bool:
         return self.address.startswith("https:")
 
@@ -114,6 +121,7 @@ def settings_of(variables: Mapping[str, str]) -> ConsulSettings | None:
     label, name = "lower-case letters, digits and '-'", "letters, digits, '-' and '_'"
     settings = ConsulSettings(
         address=_address(address, refuse),
+        called=variables.get("CULVERT_CONSUL_CALLED", ""),
         token_file=path("CULVERT_CONSUL_TOKEN_FILE"),
         ca_file=path("CULVERT_CONSUL_CA_FILE"),
         certificate_file=certificate,

@@ -102,7 +102,7 @@ class ConsulSource:
         """Until cancelled. Whatever goes wrong outside is waited out; what is raised is a bug."""
         self._sink = sink
         if self._settings.token_file is not None and not self._settings.secure:
-            log.warning("the token goes to Consul without TLS", address=self._settings.address)
+            log.warning("the token goes to Consul without TLS", address=self._settings.shown)
         await self._restore()
         patience = asyncio.get_running_loop().call_later(self._tuning.kept_patience, self._count_kept)
         try:
@@ -125,7 +125,7 @@ class ConsulSource:
 
         def apply(news: News) -> None:
             if news is News.BACKWARDS:
-                log.warning("Consul's index went backwards: was it restored, or begun anew?", address=self._settings.address)
+                log.warning("Consul's index went backwards: was it restored, or begun anew?", address=self._settings.shown)
                 self._meter.set_back()
             for name in self._catalog.take_list(listed, _told(answer, news), time.monotonic()):
                 self._remove(name)
@@ -261,7 +261,7 @@ class ConsulSource:
         complete = self._catalog.complete and all(watch.health.answered for watch in self._watches)
         if complete and not self._synced:
             self._synced = True
-            log.info("synced", address=self._settings.address, services=len(self._catalog.services))
+            log.info("synced", address=self._settings.shown, services=len(self._catalog.services))
             if self._book is not None:
                 self._book.complete()
         since = stale_since(parts)
@@ -269,7 +269,7 @@ class ConsulSource:
             since = self._state.stale_since  # what was missed while Consul was away is yet to be read
         elif since is None:
             self._reads.confirmed = self._wall()  # nothing needs to be read, which is as good as having read it
-        said = sentence(self._settings.address, parts, self._catalog.hidden)
+        said = sentence(self._settings.shown, parts, self._catalog.hidden)
         found = SourceState(True, since, said) if self._synced else SourceState(self._kept_counts, self._kept_from, said)
         if self._synced and since is None and self._book is not None:
             self._book.confirm(self._wall())
@@ -279,7 +279,7 @@ class ConsulSource:
         if found.error and found.error != self._state.error:
             log.warning("what is known of Consul's services may be out of date", error=found.error)
         elif self._state.error and not found.error:
-            log.info("Consul answers again", address=self._settings.address)
+            log.info("Consul answers again", address=self._settings.shown)
         self._state = found
         if self._sink is not None:
             self._sink.changed()

@@ -26,6 +26,8 @@ BULK = 256 << 10
 MAX_DIGITS = 64
 """Of a number. Python refuses to show one of some thousands, and nothing here counts that far."""
 ACCEPTED = "YAML documents, each one Kubernetes object"
+TEMPLATED = "YAML; this looks like a template: render it first (helm template)"
+INDENTED = "YAML, which is indented by spaces: there is a tab"
 LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 """What `str.splitlines` cuts at."""
 
@@ -100,9 +102,20 @@ def read(document: Document, file: str) -> Node:
         return _Reader(file, document.line).read(root, 0)
     except yaml.MarkedYAMLError as error:
         line = document.line + (error.problem_mark.line if error.problem_mark else 0)
-        raise ConfigError(Refusal(f"{file}:{line}", "", "", error.problem or "no YAML", ACCEPTED, Flaw.UNREADABLE)) from error
+        accepted = _likely(document.text, error.problem_mark.line if error.problem_mark else 0)
+        raise ConfigError(Refusal(f"{file}:{line}", "", "", error.problem or "no YAML", accepted, Flaw.UNREADABLE)) from error
     except yaml.YAMLError as error:
         raise ConfigError(Refusal(f"{file}:{document.line}", "", "", str(error).splitlines()[0], ACCEPTED, Flaw.UNREADABLE)) from error
+
+
+def _likely(text: str, index: int) -> str:
+    """What to write where the library cannot read this line: the two mistakes that people make most are told by name."""
+    lines = text.splitlines()
+    near = lines[max(0, index - 1) : index + 1]  # it may notice on the line after
+    if any("{{" in line for line in near):
+        return TEMPLATED
+    indents = (line[: len(line) - len(line.lstrip())] for line in near)
+    return INDENTED if any("\t" in indent for indent in indents) else ACCEPTED
 
 
 def compose(text: str) -> yaml.Node | None:
@@ -171,7 +184,8 @@ class _Reader:
         for key, value in node.value:
             line = self._line + key.start_mark.line
             if not isinstance(key, yaml.ScalarNode):
-                raise self._refuse(line, "a key that is a list or a mapping", "keys that are strings")
+                braces = isinstance(key, yaml.MappingNode) and key.flow_style and node.flow_style
+                raise self._refuse(line, "a key that is a list or a mapping", TEMPLATED if braces else "keys that are strings")
             if key.tag == "tag:yaml.org,2002:merge":
                 sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
                 for source in sources:

@@ -63,7 +63,7 @@ CASES: dict[str, Case] = {
     "none asks for nothing": ([PLAIN, cart(meta="labels: {istio.io/use-waypoint: none}"), deployment("cart")], []),
     "a Gateway of another class": (
         [SHOP, gateway("wp", "gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]")],
-        [f"CV0302 error Namespace shop {FIELD}"],
+        [f"CV0302 error Namespace shop {FIELD}", "CV0614 info Gateway shop/wp spec.gatewayClassName"],
     ),
     "a waypoint that does not let the namespace in": (
         [

@@ -184,7 +184,7 @@ CASES: dict[str, Case] = {
                 source("principals: [cluster.local/ns/shop/sa/default, cluster.local/ns/shop/sa/wp, cluster.local/ns/shop/sa/in-istio]"),
             ),
         ],
-        [],
+        ["CV0614 info Gateway shop/in spec.gatewayClassName"],
     ),
     "an account where no accounts are in the input": (
         [deployment("cart"), ap("p", source("principals: [cluster.local/ns/other/sa/web]"))],

@@ -32,11 +32,51 @@ CASES: dict[str, Case] = {
     # Reading
     "no YAML": (["kind: [", cart()], ["CV0001 error"]),
     "a key twice": (["{kind: Service, kind: Pod}"], ["CV0001 error"]),
-    "a kind of Istio's that is not read": ([thing("networking.istio.io/v1", "Sidecar", "s")], ["CV0002 error Sidecar shop/s kind"]),
+    "a kind of an API of ours that there is not": (
+        [thing("networking.istio.io/v1", "Sidekick", "s")],
+        ["CV0002 error Sidekick shop/s kind"],
+    ),
+    "kinds of Istio's and the Gateway API's that are not read": (
+        [
+            thing("networking.istio.io/v1", "Sidecar", "s"),
+            thing("networking.istio.io/v1alpha3", "EnvoyFilter", "e"),
+            thing("extensions.istio.io/v1alpha1", "WasmPlugin", "w"),
+            thing("gateway.networking.k8s.io/v1", "BackendTLSPolicy", "b"),
+            thing("networking.istio.io/v1alpha3", "EnvoyFilter", "meant", meta="annotations: {culvert.dev/ignore: CV0004}"),
+        ],
+        [
+            "CV0004 warning Sidecar shop/s kind",
+            "CV0004 warning EnvoyFilter shop/e kind",
+            "CV0004 warning WasmPlugin shop/w kind",
+            "CV0004 warning BackendTLSPolicy shop/b kind",
+        ],
+    ),
+    "kinds of theirs, of somebody else": ([thing("example.org/v1", "Sidecar", "s"), thing("example.org/v1", "WasmPlugin", "w")], []),
     "a kind that is misspelt": ([thing("v1", "Servce", "s")], ["CV0002 error Servce shop/s kind"]),
     "an API of Istio's that is misspelt": (
         [thing("security.istio.com/v1", "AuthorizationPolicy", "p")],
         ["CV0003 error AuthorizationPolicy shop/p apiVersion"],
+    ),
+    "an API whose letters are in another order": (
+        [
+            thing("networking.istoi.io/v1", "VirtualService", "v"),
+            thing("gateway.network.k8s.io/v1", "HTTPRoute", "r"),
+            thing("telemetri.isto.io/v1", "Telemetry", "t"),
+        ],
+        [
+            "CV0003 error VirtualService.networking.istoi.io shop/v apiVersion",
+            "CV0003 error HTTPRoute.gateway.network.k8s.io shop/r apiVersion",
+            "CV0003 error Telemetry.telemetri.isto.io shop/t apiVersion",
+        ],
+    ),
+    "kinds of ours in APIs of others": (
+        [
+            thing("networking.gke.io/v1", "Gateway", "g"),
+            thing("gateway.example.org/v1", "VirtualService", "v"),
+            thing("appmesh.k8s.aws/v1beta2", "VirtualService", "a"),
+            thing("telemetry.cilium.io/v1", "Telemetry", "t"),
+        ],
+        [],
     ),
     "a version that is not served": (
         [thing("networking.istio.io/v9", "VirtualService", "v")],

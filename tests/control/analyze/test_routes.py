@@ -44,6 +44,9 @@ def tls(name: str, secret: str, where: str = "") -> str:
 
 SECRET = thing("v1", "Secret", "shop-tls")
 
+NOT_SERVED = "CV0614 info Gateway shop/in spec.gatewayClassName"
+"""What is said of every Gateway of its API but waypoints: looked at in a test of its own."""
+
 CASES: dict[str, Case] = {
     # Routes of the Gateway API
     "a route to a service": ([*MESH, http_route("r", f"{to_service()}, {BACK}")], []),
@@ -324,7 +327,17 @@ IN_CLUSTER: dict[str, Case] = {
 @pytest.mark.parametrize("case", CASES)
 def test_finds(case: str) -> None:
     texts, expected = CASES[case]
-    assert found(*texts) == expected
+    assert [line for line in found(*texts) if not line.startswith("CV0614 info Gateway ")] == expected
+
+
+def test_what_gateways_let_in_is_not_our_business() -> None:
+    """Whether the input has their class or not; a waypoint's is the one that we serve."""
+    of_istio = thing(GATEWAY_API, "GatewayClass", "istio", "controllerName: istio.io/gateway-controller", "")
+    for texts in ([IN], [IN, of_istio]):
+        assert found(*texts) == [NOT_SERVED]
+    assert found_in_cluster(IN, of_istio) == [NOT_SERVED]
+    misspelt = gateway("wp", "gatewayClassName: istio-waypiont, listeners: [{name: mesh, port: 15008, protocol: HBONE}]")
+    assert found(misspelt) == ["CV0610 error Gateway shop/wp spec.gatewayClassName"]
 
 
 @pytest.mark.parametrize("case", IN_CLUSTER)

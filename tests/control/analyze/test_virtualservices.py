@@ -230,7 +230,7 @@ CASES: dict[str, Case] = {
     "a gateway of a namespace that is not in the input": ([*MESH, vs("v", f"gateways: [infra/edge], hosts: [shop.test], {ROUTE}")], []),
     "a Gateway of the other API": (
         [*MESH, IN, vs("v", f"gateways: [in], hosts: [shop.test], {ROUTE}")],
-        ["CV0507 error VirtualService shop/v spec.gateways[0]"],
+        ["CV0614 info Gateway shop/in spec.gatewayClassName", "CV0507 error VirtualService shop/v spec.gateways[0]"],
     ),
     "a host that no server is for": (
         [*MESH, EDGE, vs("v", f"gateways: [edge], hosts: [shopp.test], {ROUTE}")],
@@ -295,7 +295,7 @@ CASES: dict[str, Case] = {
     ),
     "a DestinationRule that a gateway goes by": (
         [*TUNNELS, IN, http_route("r", f"{AT_GATEWAY}, {BACK}"), dr("d", f"host: cart, {RANDOM}")],
-        [],
+        ["CV0614 info Gateway shop/in spec.gatewayClassName"],
     ),
     "rules where the namespace's labels are not known": ([cart(), vs("v", to("host: cart"))], []),
     "rules for a service whose waypoint is missing are said once": (

@@ -19,6 +19,7 @@ from control.ca import command as module
 from control.ca.command import CommandSocket
 from control.ca.keeper import Keeper
 from mesh.io.unix import short_path
+from mesh.model.errors import ConfigError
 from tests.control.ca.support import a_keeper
 
 
@@ -146,6 +147,23 @@ def test_a_path_of_any_length_and_one_that_was_left(tmp_path: Path) -> None:
         async with listening(path):
             assert len(await ask(path, command("show"))) == 1
         assert not path.exists()
+
+    asyncio.run(main())
+
+
+def test_a_second_one_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    """Started in the same directory by mistake."""
+
+    async def main() -> None:
+        path = tmp_path / "command.sock"
+        async with listening(path):
+            second = CommandSocket(a_keeper(tmp_path / "other"), path)
+            with pytest.raises(ConfigError, match=r"CULVERT_CA_DIR: .* accepted: a directory of its own.*command\.sock"):
+                await second.start()
+            await second.close()
+            assert len(await ask(path, command("show"))) == 1
+        await second.start()  # nobody is there any more
+        await second.close()
 
     asyncio.run(main())
 

@@ -83,7 +83,7 @@ class Desk:
         )(metadata=[("authorization", f"Bearer {token}")])  # type: ignore[call-arg]  # the stubs want an iterator
 
     def count(self, name: str, **labels: str) -> float:
-        return self.registry.get_sample_value(f"{name}_total", labels) or 0.0
+        return self.registry.get_sample_value(name, labels) or 0.0
 
 
 @contextlib.asynccontextmanager
@@ -167,7 +167,7 @@ def test_who_is_refused_learns_nothing_and_the_log_says_why(tmp_path: Path, case
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await at.ask(token, asked)
         assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, "request authenticate failure")
-        assert at.count("citadel_server_csr_failures", kind=kind) == 1
+        assert at.count("culvert_ca_csr_failures_total", kind=kind) == 1
         assert at.count("citadel_server_authentication_failure_count") == (kind == "authentication_failure")
         assert at.count("citadel_server_success_cert_issuance_count") == 0
         assert kind in str([record.__dict__ for record in caplog.records])
@@ -231,7 +231,7 @@ def test_one_caller_does_not_take_the_ca_from_the_others(tmp_path: Path) -> None
             await at.ask("node-1", CART)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await at.ask("web")
-        assert at.count("citadel_server_csr_failures", kind="rate") == 1
+        assert at.count("culvert_ca_csr_failures_total", kind="rate") == 1
 
     run(tmp_path, check, rates=Rates(per_second=0.001, burst=3))
 

@@ -20,6 +20,7 @@ def test_without_an_address_there_is_no_consul() -> None:
 def test_defaults() -> None:
     assert settings_of({"CULVERT_CONSUL": "http://127.0.0.1:8500"}) == ConsulSettings(
         address="http://127.0.0.1:8500",
+        called="",
         token_file=None,
         ca_file=None,
         certificate_file=None,
@@ -42,6 +43,7 @@ def test_everything_can_be_told() -> None:
     assert settings_of(
         {
             **HTTPS,
+            "CULVERT_CONSUL_CALLED": "the one in the cellar",
             "CULVERT_CONSUL_TOKEN_FILE": "/token",
             "CULVERT_CONSUL_CA_FILE": "/ca.pem",
             "CULVERT_CONSUL_CERT_FILE": "/cert.pem",
@@ -60,6 +62,7 @@ def test_everything_can_be_told() -> None:
         }
     ) == ConsulSettings(
         address="https://consul.example:8501",
+        called="the one in the cellar",
         token_file=Path("/token"),
         ca_file=Path("/ca.pem"),
         certificate_file=Path("/cert.pem"),

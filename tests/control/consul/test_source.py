@@ -246,6 +246,17 @@ def test_a_consul_that_is_away_leaves_everything_in_force_and_its_age_is_said() 
     in_a_loop(test)
 
 
+def test_behind_a_relay_it_is_called_what_people_call_it() -> None:
+    async def test(consul: FakeConsul) -> None:
+        async with synced(consul, called="http://consul.example:8500") as sink:
+            await consul.stop()
+            await sink.until(lambda: state(sink).error)
+            assert state(sink).error.startswith("Consul http://consul.example:8500: ")
+            assert consul.url.rpartition(":")[2] not in state(sink).error
+
+    in_a_loop(test)
+
+
 def test_a_consul_that_comes_late_is_waited_for() -> None:
     async def test(consul: FakeConsul) -> None:
         consul.register("web", "10.0.0.1", 80)

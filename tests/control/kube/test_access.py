@@ -69,6 +69,21 @@ def test_a_kubeconfig_that_cannot_be_used(tmp_path: Path, text: str | bytes | No
     assert str(path) in str(error.value)
 
 
+def test_a_kubeconfig_that_is_not_there_and_a_context_that_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    with pytest.raises(ConfigError) as error:
+        Access(path).load()
+    assert str(error.value) == f"{path}: no file is not accepted; accepted: a kubeconfig"
+    kubeconfig(path, {"token": "t"})
+    with pytest.raises(ConfigError) as error:
+        Access(path, "y").load()
+    assert str(error.value) == f"{path}: context: 'y' is not accepted; accepted: one of its contexts: x"
+    kubeconfig(path, {"token": "t"}, context="gone")
+    with pytest.raises(ConfigError) as error:
+        Access(path).load()
+    assert str(error.value) == f"{path}: current-context: 'gone' is not accepted; accepted: one of its contexts: x"
+
+
 def test_certificates_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     content = json.loads(kubeconfig(path, {"token": "t"}).read_text())

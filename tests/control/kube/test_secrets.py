@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from control.kube.errors import Conflict, Unreachable
+from control.kube.errors import Conflict, Missing, Unreachable
 from control.kube.secrets import TYPE, Files, SecretFiles
 from mesh.model.errors import ConfigError
 from tests.control.kube.fake import Broken, FakeCluster, Status
@@ -67,6 +67,15 @@ def test_somebody_elses_secret_is_neither_read_nor_overwritten(tmp_path: Path, b
         assert "eA==" not in str(error.value)
         with pytest.raises(Conflict):
             await files.save({"a": b"mine"}, "")
+
+    run(tmp_path, test)
+
+
+def test_a_namespace_that_is_not_there_is_told_with_what_makes_it(tmp_path: Path) -> None:
+    async def test(cluster: FakeCluster, files: SecretFiles) -> None:
+        cluster.fail(Status(404), "create", "secrets", times=1)
+        with pytest.raises(Missing, match=r"kubectl apply -f deploy/control/account.yaml -f deploy/control/rbac.yaml"):
+            await files.save({"a": b"1"}, "")
 
     run(tmp_path, test)
 
