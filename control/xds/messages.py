@@ -83,7 +83,8 @@ class Noted:
 class TypeState:
     """One type on one stream.
 
-    `asked`: the store's number at the first request. `unanswered`: names that were asked for, with the number at which they were.
+    `asked`: the store's number at the first request. `named`: names were asked for, once at least. `unanswered`: names that were asked for,
+    with the number at which they were.
     `held`: where single names are asked for, those that the client has, with their versions; `along`: those with which others are sent.
     `since`: when the outstanding response was sent, or the first of those that are; `sent`: the last of them, `passed` the nonces of the
     others. `sending`: what is in them, `fresh` the names in them that the client had nothing of. `answered`: all changes
@@ -93,6 +94,7 @@ class TypeState:
 
     asked: int
     wildcard: bool = False
+    named: bool = False
     keys: set[str] = field(default_factory=set)
     unanswered: dict[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

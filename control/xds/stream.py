@@ -31,9 +31,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from control.xds import wanted
 from control.xds.messages import (
     MAX_ERROR_TEXT,
-    MAX_KEYS,
     MAX_NOTED,
     MAX_PASSED,
     PATIENCE,
@@ -47,9 +47,6 @@ from control.xds.messages import (
     TypeState,
 )
 from control.xds.store import Bundle, Change, Entry, Name, Store
-
-UNKNOWN = Entry("", "", b"")
-"""Stands for a form that we do not know, of which the client has told the version only: it may count without being named."""
 
 
 class Stream:
@@ -80,13 +77,14 @@ class Stream:
             self._reject(state, request)
         if self.rules.delta:
             # Empty on the first request is the wildcard of old; later ones change nothing by saying nothing.
-            self._want(request.type_url, state, request.subscribe, request.unsubscribe, wildcard=fresh and not request.subscribe)
+            more: Iterable[str] = request.subscribe or ((WILDCARD,) if fresh else ())
+            less: Iterable[str] = request.unsubscribe
         else:
             # These are the names from now on, also where the request answers to an earlier response than the last: a client may drop one
             # and ask for it again before it reads that, and has forgotten it then. Nothing is sent before it has answered.
-            gone = tuple(state.keys.difference(request.subscribe))
-            new = tuple(name for name in request.subscribe if name not in state.keys)
-            self._want(request.type_url, state, new, gone, wildcard=fresh and not request.subscribe)
+            more, less = wanted.changed(state, request.subscribe)
+        for key in wanted.ask(state, self._store.types[request.type_url], self._store.number, more, less):
+            self._awaited.pop((request.type_url, key), None)
 
     def _answer(self, state: TypeState, request: Request, now: float) -> None:
         state.outstanding, state.passed = "", ()
@@ -119,42 +117,6 @@ class Stream:
         if state is None or (name[1] not in state.held and not state.wildcard):
             self._awaited[name] = now + PATIENCE
 
-    def _want(self, type_url: str, state: TypeState, subscribe: Iterable[str], unsubscribe: Iterable[str], *, wildcard: bool) -> None:
-        state.wildcard = state.wildcard or wildcard
-        number = self._store.number
-        for key in subscribe:
-            if key == WILDCARD:
-                state.wildcard = True
-            else:
-                state.keys.add(key)
-                state.unanswered[key] = number
-        dropped = False
-        for key in unsubscribe:
-            if key == WILDCARD:
-                state.wildcard = False
-            elif key in state.keys:
-                dropped = True
-                state.keys.discard(key)
-                state.unanswered.pop(key, None)
-                self._awaited.pop((type_url, key), None)
-        if dropped:
-            self._forget(type_url, state)
-        if len(state.keys) > MAX_KEYS:
-            raise Refusal(f"more than {MAX_KEYS} names subscribed to")
-
-    def _forget(self, type_url: str, state: TypeState) -> None:
-        """What is held and no longer asked for is the client's to forget."""
-        store = self._store.types[type_url]
-        direct: set[str] = set()
-        wanted: set[str] = set()
-        for key in state.keys:
-            direct.update(entry.name for entry in store.direct(key))
-            wanted.update(entry.name for entry in store.find(key))
-        state.along &= direct
-        state.held = {name: version for name, version in state.held.items() if name in wanted}
-        if not state.wildcard:
-            state.noted = {name: note for name, note in state.noted.items() if name in wanted or name in state.keys}
-
     def note(self, changes: Mapping[str, Sequence[Change]]) -> None:
         """The store has changed like this. To be called for every change, whether or not something is to be sent."""
         number = self._store.number
@@ -163,30 +125,9 @@ class Stream:
             if state is None or state.first:
                 continue  # all that is wanted is sent anyway
             for change in changed:
-                self._note(state, change, number)
+                wanted.note(state, change, number)
             if len(state.noted) > MAX_NOTED:
                 raise Refusal(f"more than {MAX_NOTED} changes were not answered")
-
-    def _note(self, state: TypeState, change: Change, number: int) -> None:
-        name, before, now = change
-        note = state.noted.get(name)
-        if note is None:
-            if state.wildcard or name in state.held:
-                had = before
-            elif now is not None and self._concerns(state, now):
-                had = None
-            else:
-                return
-            state.noted[name] = Noted(number, number, had)
-            return
-        note.last = number
-        if (now is None and note.had is None) or (now is not None and note.had is not None and now.version == note.had.version):
-            del state.noted[name]
-
-    def _concerns(self, state: TypeState, entry: Entry) -> bool:
-        return (
-            entry.name in state.keys or any(key in state.keys for key in entry.keys) or any(group in state.along for group in entry.groups)
-        )
 
     # What goes out
 
@@ -225,10 +166,7 @@ class Stream:
 
     def size(self, type_url: str) -> int:
         """How many resources of a type the client has been sent, as far as they are still there."""
-        state = self.states[type_url]
-        if not state.wildcard:
-            return len(state.held)
-        return 0 if state.first else len(self._store.types[type_url].entries) - sum(note.had is None for note in state.noted.values())
+        return wanted.size(self.states[type_url], self._store.types[type_url].entries)
 
     def synced(self, type_url: str) -> bool:
         """Whether the client has all that there is of a type, and accepted it."""
@@ -288,14 +226,7 @@ class Stream:
         entries = self._store.types[type_url].entries
         if not state.versions and (self._has_all_before(type_url) or all(self._has_needs(entry) for entry in entries.values())):
             return True
-        for name, entry in entries.items():
-            version = state.versions.get(name)
-            if version != entry.version:
-                state.noted[name] = Noted(state.asked, state.asked, UNKNOWN if version is not None else None)
-        for name in state.versions:
-            if name not in entries:
-                state.noted[name] = Noted(self._store.number, self._store.number, UNKNOWN)
-        state.versions = {}
+        wanted.note_all(state, self._store.types[type_url], state.asked, self._store.number)
         return False
 
     def _asked_for(self, type_url: str, state: TypeState, now: float) -> dict[str, list[Entry]]:
@@ -412,10 +343,10 @@ class Stream:
         store = self._store.types[type_url]
         if state.wildcard and not state.noted:
             return store.everything()
-        wanted = store.entries.values() if state.wildcard else [entry for key in state.keys for entry in store.find(key)]
-        forms: dict[str, Entry | None] = {entry.name: entry for entry in wanted}
+        found = store.entries.values() if state.wildcard else [entry for key in state.keys for entry in store.find(key)]
+        forms: dict[str, Entry | None] = {entry.name: entry for entry in found}
         forms.update((name, note.had) for name, note in state.noted.items())
-        return Bundle([entry for entry in forms.values() if entry is not None and entry is not UNKNOWN])
+        return Bundle([entry for entry in forms.values() if entry is not None and entry is not wanted.UNKNOWN])
 
     def _advance(self, type_url: str, state: TypeState) -> None:
         """Nothing was to be said: that counts as answered."""
