@@ -25,6 +25,14 @@ class Refusal(Exception):  # noqa: N818 - a word of the protocol, not an acciden
     """The client broke the protocol; the stream ends with this text."""
 
 
+class Exhausted(Refusal):
+    """There is no more of something; it may come again. `bound` is which bound, as metrics call it."""
+
+    def __init__(self, bound: str, text: str) -> None:
+        super().__init__(text)
+        self.bound = bound
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How one kind of client is served. `types`: those that there are, each before those whose resources may name its own.

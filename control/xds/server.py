@@ -21,7 +21,8 @@ from envoy.service.discovery.v3 import discovery_pb2
 from control.auth import Authenticator, Caller
 from control.metrics import Metrics
 from control.xds.budget import Budget
-from control.xds.messages import Refusal, Request, Response, Rules
+from control.xds.messages import Exhausted, Refusal, Request, Response, Rules
+from control.xds.places import Places
 from control.xds.store import Change, Store
 from control.xds.stream import Stream
 from mesh.io.log import Log
@@ -30,7 +31,6 @@ from mesh.model.workload import Locality
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 UNANSWERED = 60.0
-MAX_STREAMS = 1024
 MAX_NAME = 4096  # characters of a resource's name
 MAX_SAID = 1000  # characters of what a client said, in a log line or an answer
 SENDING = 24 << 20  # bytes of responses on their way at a time
@@ -97,6 +97,7 @@ class XdsServer:
 
     def __init__(self, authenticator: Authenticator, opens: Opens, metrics: Metrics) -> None:
         self.clients: dict[int, Client] = {}
+        self.places = Places()
         self._authenticator = authenticator
         self._opens = opens
         self._metrics = metrics
@@ -141,9 +142,10 @@ class XdsServer:
             self._metrics.refused_clients.inc()
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is required")
         assert caller is not None
-        if len(self.clients) >= MAX_STREAMS:
-            self._metrics.cut_off.labels("too_many").inc()
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_STREAMS} streams")
+        try:
+            self.places.take(caller)
+        except Exhausted as refusal:
+            await self._cut_off(caller, context, refusal)
         loop = asyncio.get_running_loop()
         client = Client(next(self._numbers), caller, context.peer(), loop.time())
         self.clients[client.number] = client
@@ -156,10 +158,7 @@ class XdsServer:
             ended = reader if reader.done() else writer
             ended.result()
         except Refusal as refusal:
-            self._metrics.cut_off.labels("protocol").inc()
-            why = str(refusal)[:MAX_SAID]
-            log.warning("a client broke the protocol", caller=str(caller), error=why)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, why)
+            await self._cut_off(caller, context, refusal)
         except TimeoutError:
             self._metrics.cut_off.labels("unanswered").inc()
             log.warning("a client does not answer", caller=str(caller), seconds=UNANSWERED)
@@ -169,11 +168,20 @@ class XdsServer:
             reader.cancel()
             writer.cancel()
             self.clients.pop(client.number, None)
+            self.places.give_back(caller)
             if client.view is not None:
                 client.view.close()
             self._metrics.clients.set(len(self.clients))
             log.info("disconnected", caller=str(caller), peer=client.peer)
             await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _cut_off(self, caller: Caller, context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) -> None:
+        """End a stream whose client broke the protocol, or for which there is no room."""
+        full = isinstance(refusal, Exhausted)
+        self._metrics.cut_off.labels(refusal.bound if isinstance(refusal, Exhausted) else "protocol").inc()
+        why = str(refusal)[:MAX_SAID]
+        log.warning("no room for a client" if full else "a client broke the protocol", caller=str(caller), error=why)
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.INVALID_ARGUMENT, why)
 
     async def _read(self, client: Client, requests: AsyncIterator[Any], *, delta: bool) -> None:
         loop = asyncio.get_running_loop()
