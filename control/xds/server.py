@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,15 +57,15 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a client is served from. `want` is told the names that it asks for; `accepted`, up to which number of the store it has accepted
-    all of a type, and the names of what it has; `close`, that it is gone. `permitted` is asked before changes are sent. It and `want` may
-    raise Refusal.
+    """What a client is served from. `want` is told all names of a type that it asks for now; `accepted`, up to which number of the store it
+    has accepted all of a type, and the names of what it has; `close`, that it is gone. `permitted` is asked before changes are sent. It and
+    `want` may raise Refusal.
     """
 
     store: Store
     rules: Rules
     kind: str
-    want: Callable[[str, Iterable[str]], None] = lambda type_url, names: None
+    want: Callable[[str, Set[str]], None] = lambda type_url, names: None
     accepted: Callable[[str, int, Collection[str]], None] = lambda type_url, number, names: None
     permitted: Callable[[Mapping[str, Sequence[Change]]], None] = lambda changes: None
     close: Callable[[], None] = lambda: None
@@ -194,9 +194,9 @@ class XdsServer:
             state = client.stream.states.get(request.type_url)
             waited = state is not None and request.nonce and request.nonce in (state.outstanding, *state.passed)
             client.stream.receive(request, loop.time())
-            client.view.want(request.type_url, request.subscribe)
+            state = client.stream.states[request.type_url]
+            client.view.want(request.type_url, state.keys)
             if waited and not request.error:
-                state = client.stream.states[request.type_url]
                 client.view.accepted(request.type_url, state.acked, state.held)
             if waited and request.type_url in client.sent:
                 self._metrics.convergence.observe(loop.time() - client.sent[request.type_url][1])
