@@ -32,6 +32,7 @@ class Metrics:
         build = Gauge("istio_build", "Component and version", ["component", "tag"], registry=self.registry)
         build.labels("pilot", build_tag()).set(1)
         self.clients = Gauge("pilot_xds", "Connected xDS clients", registry=self.registry)
+        self.behind = Gauge("culvert_xds_clients_behind", "Clients that have yet to note what was published", registry=self.registry)
         self.pushes = Counter("pilot_xds_pushes", "Responses sent, by type", ["type"], registry=self.registry)
         self.push_time = Histogram(
             "pilot_xds_push_time", "Seconds from composing a response to having sent it", ["type"], registry=self.registry

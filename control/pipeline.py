@@ -162,6 +162,7 @@ class Pipeline:
         self.proxies.apply(changes, proxied)
         self._metrics.resolve_seconds.observe(time.monotonic() - begun)
         self.published(changes)
+        await self._xds.told()
 
     def _report(self, changes: Changes) -> None:
         metrics, mesh = self._metrics, self.mesh

@@ -19,10 +19,10 @@ from control.meters import ViewMeter
 from control.resolve import Changes, Mesh
 from control.resolve.l7.plans import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, Ref, Resource
 from control.resolve.l7.views import View
+from control.xds.clients import Hello
+from control.xds.clients import View as Served
 from control.xds.messages import PATIENCE, Refusal, Rules
 from control.xds.secrets import SECRETS, Follower, Secrets
-from control.xds.server import Hello
-from control.xds.server import View as Served
 from control.xds.store import Change, Entry, Store
 from control.xds.views import Names, Scope, Viewed, to_end
 from control.xds.who import who

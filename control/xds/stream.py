@@ -48,6 +48,9 @@ from control.xds.messages import (
 )
 from control.xds.store import Bundle, Change, Entry, Name, Store
 
+NOT_YET = -1.0
+"""Below the number of everything."""
+
 
 class Stream:
     """One stream over one store. `number` makes its nonces differ from other streams'; `began` is when it was opened."""
@@ -55,7 +58,7 @@ class Stream:
     def __init__(self, store: Store, rules: Rules, number: int = 0, began: float = 0.0) -> None:
         self.states: dict[str, TypeState] = {}
         self.rules = rules
-        self._store = store
+        self.store = store
         self._number = number
         self._count = 0
         self._patient_until = began + PATIENCE if rules.patient else began
@@ -70,7 +73,7 @@ class Stream:
         state = self.states.get(request.type_url)
         fresh = state is None
         if state is None:
-            state = self.states[request.type_url] = TypeState(self._store.number, versions=dict(request.versions))
+            state = self.states[request.type_url] = TypeState(self.store.number, versions=dict(request.versions))
         if request.nonce and request.nonce == state.outstanding:
             self._answer(state, request, now)
         elif request.error and request.nonce in state.passed:
@@ -83,7 +86,7 @@ class Stream:
             # These are the names from now on, also where the request answers to an earlier response than the last: a client may drop one
             # and ask for it again before it reads that, and has forgotten it then. Nothing is sent before it has answered.
             more, less = wanted.changed(state, request.subscribe)
-        for key in wanted.ask(state, self._store.types[request.type_url], self._store.number, more, less):
+        for key in wanted.ask(state, self.store.types[request.type_url], self.store.number, more, less):
             self._awaited.pop((request.type_url, key), None)
 
     def _answer(self, state: TypeState, request: Request, now: float) -> None:
@@ -117,9 +120,10 @@ class Stream:
         if state is None or (name[1] not in state.held and not state.wildcard):
             self._awaited[name] = now + PATIENCE
 
-    def note(self, changes: Mapping[str, Sequence[Change]]) -> None:
-        """The store has changed like this. To be called for every change, whether or not something is to be sent."""
-        number = self._store.number
+    def note(self, changes: Mapping[str, Sequence[Change]], number: int) -> None:
+        """The store has become this, with `number`. To be called for every change, in order, before anything else is asked of the stream,
+        whether or not something is to be sent.
+        """
         for type_url, changed in changes.items():
             state = self.states.get(type_url)
             if state is None or state.first:
@@ -134,7 +138,7 @@ class Stream:
     def next_responses(self, now: float) -> list[Response]:
         """What to send now: for each type whose turn it is, the difference between what the client has and what there is."""
         found: list[Response] = []
-        if not self._store.number:
+        if not self.store.number:
             return found  # nothing is known yet, and an empty answer would be a lie
         for type_url in (*self.rules.types, *reversed(self.rules.types)):
             state = self.states.get(type_url)
@@ -166,21 +170,22 @@ class Stream:
 
     def size(self, type_url: str) -> int:
         """How many resources of a type the client has been sent, as far as they are still there."""
-        return wanted.size(self.states[type_url], self._store.types[type_url].entries)
+        return wanted.size(self.states[type_url], self.store.types[type_url].entries)
 
     def synced(self, type_url: str) -> bool:
         """Whether the client has all that there is of a type, and accepted it."""
         state = self.states[type_url]
-        return not (state.first or state.outstanding or state.noted or state.unanswered) and state.acked == self._store.number
+        return not (state.first or state.outstanding or state.noted or state.unanswered) and state.acked == self.store.number
 
     def _serve(self, type_url: str, state: TypeState, now: float) -> Response | None:
         """The response of one type, if it has something to say and may."""
         begins = state.first and state.wildcard
-        if begins and not self._may(type_url, None, state.asked, now):
+        turn = self._turn(type_url, now)
+        if begins and state.asked > turn:
             return None
         everything = begins and self._begin(type_url, state)
-        send, removed = self._due(type_url, state, now)
-        answers = self._asked_for(type_url, state, now)
+        send, removed = self._due(type_url, state, turn, now)
+        answers = self._asked_for(type_url, state, turn)
         for key, entries in answers.items():
             send.update(dict.fromkeys(entry.name for entry in entries))
             if not entries:
@@ -197,12 +202,12 @@ class Stream:
             return None
         return self._respond(type_url, state, send, removed, answers, everything, now)
 
-    def _due(self, type_url: str, state: TypeState, now: float) -> tuple[dict[str, None], list[str]]:
+    def _due(self, type_url: str, state: TypeState, turn: float, now: float) -> tuple[dict[str, None], list[str]]:
         """Of what is noted, what may be sent now, and what may be said to be gone."""
         send: dict[str, None] = {}
         removed: list[str] = []
         if state.noted:
-            entries = self._store.types[type_url].entries
+            entries = self.store.types[type_url].entries
             followed = self._followed(type_url, now)
             for name, note in state.noted.items():
                 if self._leaves(type_url, name, note):
@@ -211,49 +216,50 @@ class Stream:
                     if name not in entries:
                         removed.append(name)
                         continue
-                elif not self._may(type_url, entries[name], note.first, now):
+                elif note.first > turn or not self._has_needs(entries[name]):
                     continue
                 send[name] = None
         return send, removed
 
     def _leaves(self, type_url: str, name: str, note: Noted) -> bool:
         """Whether something may still rely on the form that the client has: it goes, or from now on counts only where it is named."""
-        entry = self._store.types[type_url].entries.get(name)
+        entry = self.store.types[type_url].entries.get(name)
         return entry is None or (entry.named and note.had is not None and not note.had.named)
 
     def _begin(self, type_url: str, state: TypeState) -> bool:
         """Note what the first response is to hold; or, where that is simply everything, say so."""
-        entries = self._store.types[type_url].entries
+        entries = self.store.types[type_url].entries
         if not state.versions and (self._has_all_before(type_url) or all(self._has_needs(entry) for entry in entries.values())):
             return True
-        wanted.note_all(state, self._store.types[type_url], state.asked, self._store.number)
+        wanted.note_all(state, self.store.types[type_url], state.asked, self.store.number)
         return False
 
-    def _asked_for(self, type_url: str, state: TypeState, now: float) -> dict[str, list[Entry]]:
+    def _asked_for(self, type_url: str, state: TypeState, turn: float) -> dict[str, list[Entry]]:
         """What answers the names that were asked for, as far as it may be sent now."""
         found = {}
-        store = self._store.types[type_url]
+        store = self.store.types[type_url]
         for key, number in state.unanswered.items():
-            if not self._store.knows(type_url, key) or not self._may(type_url, None, number, now):
+            if number > turn or not self.store.knows(type_url, key):
                 continue  # it is being worked out, or not its turn
             entries = store.find(key)
             if all(self._has_needs(entry) for entry in entries):
                 found[key] = entries
         return found
 
-    def _may(self, type_url: str, entry: Entry | None, number: int, now: float) -> bool:
-        """Whether the client has answered all of the types that this one may name as of `number`, and has what `entry` names."""
+    def _turn(self, type_url: str, now: float) -> float:
+        """Up to which number what changed of a type may be sent: the client has answered all of the types that it may name."""
         earlier, pulled = self.rules.types[: self.rules.types.index(type_url)], self.rules.pulled
+        found = math.inf
         for name in () if type_url in pulled else (name for name in earlier if name not in pulled):
             state = self.states.get(name)
             if state is None:
                 if now < self._patient_until:
-                    return False
-            elif (state.first or state.answered < number) and not (state.outstanding and now >= state.since + self.rules.waits):
-                return False
+                    return NOT_YET
+            elif not (state.outstanding and now >= state.since + self.rules.waits):
+                found = min(found, NOT_YET if state.first else state.answered)
         if any(name[0] in earlier and when > now for name, when in self._awaited.items()):
-            return False
-        return entry is None or self._has_needs(entry)
+            return NOT_YET
+        return found
 
     def _has_all_before(self, type_url: str) -> bool:
         """Whether the client has something of every resource of the types that this one may name."""
@@ -295,7 +301,7 @@ class Stream:
             state.held.pop(name, None)
         for key in answers:
             del state.unanswered[key]
-            state.along.update(entry.name for entry in self._store.types[type_url].direct(key))
+            state.along.update(entry.name for entry in self.store.types[type_url].direct(key))
             if not answers[key]:
                 self._awaited.pop((type_url, key), None)
         return frozenset(fresh)
@@ -310,7 +316,7 @@ class Stream:
         everything: bool,
         now: float,
     ) -> Response:
-        store = self._store.types[type_url]
+        store = self.store.types[type_url]
         state.fresh |= self._take_off(type_url, state, send, removed, answers)
         if everything:
             bundle = store.everything()
@@ -336,11 +342,11 @@ class Stream:
         state.sending = _together(state.sending, bundle.entries) if state.passed else bundle.entries
         state.covers = self._reach(type_url, state)
         told = tuple(removed) if self.rules.delta else ()
-        return Response(type_url, state.outstanding, str(self._store.number), bundle, told, aliases)
+        return Response(type_url, state.outstanding, str(self.store.number), bundle, told, aliases)
 
     def _whole(self, type_url: str, state: TypeState) -> Bundle:
         """All that the client should have of a type now: of what may not be sent yet, the form that it has."""
-        store = self._store.types[type_url]
+        store = self.store.types[type_url]
         if state.wildcard and not state.noted:
             return store.everything()
         found = store.entries.values() if state.wildcard else [entry for key in state.keys for entry in store.find(key)]
@@ -360,7 +366,7 @@ class Stream:
     def _reach(self, type_url: str, state: TypeState) -> int:
         """Up to which number everything was sent, but for what is kept back because something may rely on it."""
         waiting = [note.first for name, note in state.noted.items() if not self._leaves(type_url, name, note)]
-        return min(waiting, default=self._store.number + 1) - 1
+        return min(waiting, default=self.store.number + 1) - 1
 
 
 def _together(before: Iterable[Entry], now: Iterable[Entry]) -> Sequence[Entry]:

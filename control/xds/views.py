@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from control.auth import Caller
 from control.resolve.l7.plans import Ref
 from control.resolve.l7.views import View
+from control.xds.clients import ANONYMOUS
 from control.xds.messages import Exhausted
 from control.xds.secrets import Follower, Made
 from control.xds.store import Entry, Store
@@ -131,7 +132,7 @@ class Names:
 def to_end(views: dict[View, Viewed], caller: Caller) -> View | None:
     """Which view to end for a new one of this caller; None where there is room. Exhausted where none may be ended."""
     own = [view for view, viewed in views.items() if viewed.opener == caller]
-    most = MAX_OF_NODE if caller.impersonates or caller == Caller() else MAX_OF_POD
+    most = MAX_OF_NODE if caller.impersonates or caller == ANONYMOUS else MAX_OF_POD
     if len(own) >= most:
         return _idle(views, own, Exhausted("caller_views", f"more than {most} views of {caller}"))
     if len(views) >= MAX_VIEWS:

@@ -54,7 +54,7 @@ class World:
             self.values |= named
         changed = self.store.apply(tunnel_entries(changes))
         for stream in self.streams:
-            stream.note(changed)
+            stream.note(changed, self.store.number)
 
     def stream(self) -> Stream:
         self.streams.append(Stream(self.store, TUNNEL_RULES))

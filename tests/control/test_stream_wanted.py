@@ -216,7 +216,7 @@ def test_the_last_names_count(name: str) -> None:
         for response in stream.next_responses(0.0):
             nonce, has = response.nonce, "".join(sorted(entry.name for entry in response.bundle.entries))
             stream.receive(Request(WHOLE, nonce, names), 0.0)
-    stream.note(store.apply({WHOLE: {key: Entry(key, WHOLE, b"2") for key in "abcd"}}))
+    stream.note(store.apply({WHOLE: {key: Entry(key, WHOLE, b"2") for key in "abcd"}}), store.number)
     told = ["".join(sorted(entry.name for entry in response.bundle.entries)) for response in stream.next_responses(0.0)]
     assert told == ([held + "d" if held == "abc" else held] if held else [])
     assert set(has) >= set(held)

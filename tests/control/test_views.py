@@ -13,10 +13,10 @@ from control.auth import Caller
 from control.resolve import Changes
 from control.resolve.l7.plans import CLUSTER_TYPE, LISTENER_TYPE, Ref, resources
 from control.resolve.l7.views import View
+from control.xds.clients import Hello
+from control.xds.clients import View as Served
 from control.xds.messages import Exhausted
 from control.xds.proxies import Proxies, proxy_entries
-from control.xds.server import Hello
-from control.xds.server import View as Served
 from mesh.model.l7.profile import Kind
 from mesh.model.manifest import parse_file
 from tests.control.objects import resolved
