@@ -18,17 +18,18 @@ import grpc.aio
 from envoy.service.discovery.v3 import discovery_pb2
 
 from control.auth import Authenticator, Caller
+from control.auth.places import NoPlace, Places
 from control.metrics import Metrics
 from control.xds.budget import Budget
 from control.xds.clients import ANONYMOUS, Client, Clients, Hello, Opens
 from control.xds.messages import Exhausted, Refusal, Request, Response
-from control.xds.places import Places
 from control.xds.stream import Stream
 from mesh.io.log import Log
 from mesh.model.workload import Locality
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 UNANSWERED = 60.0
+MAX_STREAMS, KEPT_FOR_TUNNELS = 1024, 512
 MAX_NAME = 4096  # characters of a resource's name
 MAX_SAID = 1000  # characters of what a client said, in a log line or an answer
 SENDING = 24 << 20  # bytes of responses on their way at a time
@@ -44,7 +45,7 @@ class XdsServer:
         self.clients = Clients(metrics.behind)
         self.publish = self.clients.publish
         self.told = self.clients.told
-        self.places = Places()
+        self.places = Places(MAX_STREAMS, KEPT_FOR_TUNNELS)
         self._authenticator = authenticator
         self._opens = opens
         self._metrics = metrics
@@ -79,8 +80,8 @@ class XdsServer:
         assert caller is not None
         try:
             self.places.take(caller)
-        except Exhausted as refusal:
-            await self._cut_off(caller, context, refusal)
+        except NoPlace as full:
+            await self._cut_off(caller, context, Exhausted(full.bound, str(full)))
         loop = asyncio.get_running_loop()
         client = Client(next(self._numbers), caller, context.peer(), loop.time())
         self.clients[client.number] = client

@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 from control.auth import Caller
 from control.resolve.l7.plans import Ref
 from control.resolve.l7.views import View
-from control.xds.clients import ANONYMOUS
 from control.xds.messages import Exhausted
 from control.xds.secrets import Follower, Made
 from control.xds.store import Entry, Store
 from mesh.model.identity import Identity
 
 MAX_VIEWS = 256
-MAX_OF_POD, MAX_OF_NODE = 4, 32
-"""Views that a caller may have opened. Who speaks for a node, or is on loopback and proves nothing, may be many proxies."""
+MAX_OF_POD, MAX_OF_OTHERS = 4, 32
+"""Views that a caller may have opened. Who speaks for a node, or is on loopback and proves nothing, may be many proxies, a pod is one."""
 MAX_NAMES = 10_000
 MAX_NAMES_OF_CLIENT = 2_500
 
@@ -132,7 +131,7 @@ class Names:
 def to_end(views: dict[View, Viewed], caller: Caller) -> View | None:
     """Which view to end for a new one of this caller; None where there is room. Exhausted where none may be ended."""
     own = [view for view, viewed in views.items() if viewed.opener == caller]
-    most = MAX_OF_NODE if caller.impersonates or caller == ANONYMOUS else MAX_OF_POD
+    most = MAX_OF_POD if caller.pod else MAX_OF_OTHERS
     if len(own) >= most:
         return _idle(views, own, Exhausted("caller_views", f"more than {most} views of {caller}"))
     if len(views) >= MAX_VIEWS:

@@ -71,7 +71,7 @@ def run(main: Callable[[World], Awaitable[None]]) -> None:
 
 @pytest.fixture(autouse=True)
 def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"MAX_VIEWS": 5, "MAX_OF_POD": 2, "MAX_OF_NODE": 4, "MAX_NAMES": 6, "MAX_NAMES_OF_CLIENT": 4}.items():
+    for name, value in {"MAX_VIEWS": 5, "MAX_OF_POD": 2, "MAX_OF_OTHERS": 4, "MAX_NAMES": 6, "MAX_NAMES_OF_CLIENT": 4}.items():
         monkeypatch.setattr(f"control.xds.views.{name}", value)
 
 

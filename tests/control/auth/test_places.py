@@ -8,11 +8,11 @@ import grpc
 import pytest
 
 from control.auth import Caller
-from control.xds.messages import Exhausted
-from control.xds.places import KEPT, MAX_OF_CALLER, MAX_STREAMS, Places
+from control.auth.places import MAX_OF_CALLER, NoPlace, Places
 from tests.control.plane import TOKENS, Plane, Stream
 from tests.control.test_bad_clients import ended, metric, run
 
+MOST, KEPT = 200, 100
 POD = Caller(namespace="shop", account="a", pod="p")
 
 
@@ -21,10 +21,10 @@ def node(number: int) -> Caller:
 
 
 def test_a_caller_has_its_share_and_others_theirs() -> None:
-    places = Places()
+    places = Places(MOST, KEPT)
     for _ in range(MAX_OF_CALLER):
         places.take(POD)
-    with pytest.raises(Exhausted, match=f"more than {MAX_OF_CALLER} streams of shop/p"):
+    with pytest.raises(NoPlace, match=f"more than {MAX_OF_CALLER} streams of shop/p"):
         places.take(POD)
     places.take(Caller(namespace="shop", account="a", pod="q"))
     places.give_back(POD)
@@ -32,22 +32,22 @@ def test_a_caller_has_its_share_and_others_theirs() -> None:
 
 
 def test_places_of_tunnels_are_kept_from_all_others() -> None:
-    places = Places()
-    others = [Caller(namespace="shop", account="a", pod=f"p{number}") for number in range(MAX_STREAMS - KEPT)]
+    places = Places(MOST, KEPT)
+    others = [Caller(namespace="shop", account="a", pod=f"p{number}") for number in range(MOST - KEPT)]
     for caller in others:
         places.take(caller)
-    with pytest.raises(Exhausted, match="of others than tunnels"):
+    with pytest.raises(NoPlace, match="of others than tunnels"):
         places.take(POD)
     for number in range(KEPT):
         places.take(node(number))
-    with pytest.raises(Exhausted, match=f"more than {MAX_STREAMS} streams"):
+    with pytest.raises(NoPlace, match=f"more than {MOST} streams"):
         places.take(node(KEPT))
     places.give_back(others[0])
     places.take(node(KEPT))
 
 
 def test_what_is_given_back_leaves_nothing() -> None:
-    places = Places()
+    places = Places(MOST, KEPT)
     for caller in (POD, POD, node(1)):
         places.take(caller)
     assert (places.total, dict(places.taken)) == (3, {POD: 2, node(1): 1})
@@ -57,7 +57,7 @@ def test_what_is_given_back_leaves_nothing() -> None:
 
 
 def test_a_caller_is_told_and_counted_and_comes_in_again_when_it_has_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("control.xds.places.MAX_OF_CALLER", 2)
+    monkeypatch.setattr("control.auth.places.MAX_OF_CALLER", 2)
 
     async def main(plane: Plane, good: Stream) -> None:
         async with plane.channel() as channel:
