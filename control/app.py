@@ -29,10 +29,11 @@ from control.resolve import Mesh, MeshSettings
 from control.sources import Feed
 from control.sources.consul.source import ConsulSource
 from control.sources.files import FilesSource
+from control.xds.clients import ANONYMOUS, Hello, View
 from control.xds.messages import Refusal
 from control.xds.proxies import PROXY_TYPES
 from control.xds.secrets import Secrets
-from control.xds.server import ANONYMOUS, Hello, View, XdsServer
+from control.xds.server import XdsServer
 from control.xds.tunnels import TUNNEL_RULES, TUNNEL_TYPES
 from mesh.io.http import HttpServer
 from mesh.io.log import Log

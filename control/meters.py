@@ -123,3 +123,23 @@ class ConsulMeter:
     def services(self, known: int, hidden: int) -> None:
         self._services.labels("known").set(known)
         self._services.labels("hidden").set(hidden)
+
+
+class ViewMeter:
+    """Of what proxies are served: views, and the names in them that gRPC clients asked for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._views = Gauge("culvert_xds_views", "Views that are worked out for proxies", registry=registry)
+        self._ended = Counter("culvert_xds_views_ended", "Views that are worked out no more", ["why"], registry=registry)
+        for why in ("idle", "room"):
+            self._ended.labels(why)
+        self._dropped = Counter("culvert_xds_names_dropped", "Names that made room for others in a full view", registry=registry)
+
+    def views(self, count: int) -> None:
+        self._views.set(count)
+
+    def ended(self, why: str) -> None:
+        self._ended.labels(why).inc()
+
+    def dropped(self) -> None:
+        self._dropped.inc()

@@ -12,7 +12,7 @@ from control.exposition import IstioCounter, exposition
 SHORT = {"Cluster": "cds", "ClusterLoadAssignment": "eds", "Listener": "lds", "RouteConfiguration": "rds", "Secret": "sds"}
 REJECTS = {name: word for name, word in SHORT.items() if word != "sds"}
 CONFIG_SIZES = (1, 10_000, 1_000_000, 4_000_000, 10_000_000, 40_000_000)
-CUT_OFF = ("protocol", "unanswered", "too_many")
+CUT_OFF = ("protocol", "unanswered", "too_many", "caller_streams", "views", "caller_views", "names")
 TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 3, 5, 10, 20, 30)
 
 
@@ -32,6 +32,7 @@ class Metrics:
         build = Gauge("istio_build", "Component and version", ["component", "tag"], registry=self.registry)
         build.labels("pilot", build_tag()).set(1)
         self.clients = Gauge("pilot_xds", "Connected xDS clients", registry=self.registry)
+        self.behind = Gauge("culvert_xds_clients_behind", "Clients that have yet to note what was published", registry=self.registry)
         self.pushes = IstioCounter("pilot_xds_pushes", "Responses sent, by type", ["type"], registry=self.registry)
         self.push_time = Histogram(
             "pilot_xds_push_time", "Seconds from composing a response to having sent it", ["type"], registry=self.registry

@@ -6,7 +6,8 @@
                    Mesh.take ──▶ settle, encode (a thread) ──▶ publish: stores, streams are woken
 
 One batch at a time. What comes meanwhile waits in the catalog, where a later version of an object takes the place of an earlier one: an
-object that changes a thousand times a second costs what ten changes a second cost.
+object that changes a thousand times a second costs what ten changes a second cost. What clients ask for to be worked out (views of
+proxies, names) makes batches of its own, a part at a time: a change of the mesh, which may be a policy, waits for one part and not for all.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from control.meters import ViewMeter
 from control.metrics import Metrics
-from control.resolve import Changes, Mesh
+from control.resolve import Batch, Changes, Mesh
 from control.resolve.l7.plans import Ref
 from control.sources import Feed
 from control.xds.proxies import Proxies, proxy_entries
@@ -31,6 +33,7 @@ from mesh.io.log import Log
 from mesh.model.manifest import Parsed, Refused
 
 QUIET, PATIENT = 0.01, 0.1
+MOST_PINS = 200  # names that are worked out in one batch; a view has one for itself
 MOST_SAID = 100  # refusals that are logged at a time; all of them are at /debug/refusals
 
 log = Log("control")
@@ -63,7 +66,7 @@ class Pipeline:
         self.mesh = mesh
         self.sources = sources
         self.tunnels = Store(TUNNEL_TYPES)
-        self.proxies = Proxies(mesh, self.poke, xds.publish, secrets)
+        self.proxies = Proxies(mesh, self.poke, xds.publish, secrets, ViewMeter(metrics.registry))
         self.published: Callable[[Changes], None] = lambda changes: None
         """Called on the loop after every publication."""
         self._xds = xds
@@ -118,9 +121,13 @@ class Pipeline:
             begun = self._since
             self._wake.clear()
             self._since = None
-            await self._resolve()
+            await self._resolve(self.mesh.take_objects())
             if begun is not None:
                 self._metrics.debounce.observe(time.monotonic() - begun)
+            if self.mesh.waiting:
+                await self._resolve(self.mesh.take_pins(MOST_PINS))
+            if self.mesh.waiting:
+                self._stale()
 
     async def _calm(self) -> None:
         """Wait until the burst is over, or has lasted long enough."""
@@ -134,9 +141,8 @@ class Pipeline:
             except TimeoutError:
                 return
 
-    async def _resolve(self) -> None:
+    async def _resolve(self, batch: Batch) -> None:
         begun = time.monotonic()
-        batch = self.mesh.take()
 
         def work() -> tuple[Changes, dict[str, dict[str, Entry | None]], dict[Ref, Entry | None]]:
             changes = self.mesh.settle(batch)
@@ -156,6 +162,7 @@ class Pipeline:
         self.proxies.apply(changes, proxied)
         self._metrics.resolve_seconds.observe(time.monotonic() - begun)
         self.published(changes)
+        await self._xds.told()
 
     def _report(self, changes: Changes) -> None:
         metrics, mesh = self._metrics, self.mesh

@@ -45,7 +45,7 @@ class CertificateAuthority:
         self.keeper = Keeper(settings, store, Holders(nodes), metrics)
         self._upkeep = Upkeep(self.keeper, metrics)
         self._certificates = CertificateService(self.keeper, authenticator, runs_on, metrics, rates)
-        self._follow = FollowService(self.keeper, authenticator)
+        self._follow = FollowService(self.keeper, authenticator, metrics)
         self._commands = CommandSocket(self.keeper, socket) if socket is not None else None
 
     async def start(self) -> None:

@@ -21,22 +21,25 @@ import grpc
 import grpc.aio
 
 from control.auth import Authenticator
+from control.auth.places import NoPlace, Places
 from control.ca.holders import MAX_PROBLEM, Report, holder_of
 from control.ca.keeper import Keeper
+from control.ca.metrics import CaMetrics
 from mesh.io.log import Log
 from mesh.pb import trust_pb2
 
 log = Log("ca")
 
 SERVICE = "culvert.ca.v1.Trust"
-MAX_STREAMS = 4096
-MAX_OF_ONE = 64  # streams of one holder: none keeps out the others
+MAX_STREAMS, KEPT_FOR_TUNNELS = 4096, 2048
 
 
 class FollowService:
-    def __init__(self, keeper: Keeper, authenticator: Authenticator) -> None:
+    def __init__(self, keeper: Keeper, authenticator: Authenticator, metrics: CaMetrics) -> None:
         self._keeper = keeper
         self._authenticator = authenticator
+        self._metrics = metrics
+        self.places = Places(MAX_STREAMS, KEPT_FOR_TUNNELS)
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         method = grpc.stream_stream_rpc_method_handler(
@@ -53,12 +56,14 @@ class FollowService:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is required")
         assert caller is not None
         keeper = self._keeper
-        holder, followers = holder_of(caller), keeper.holders.followers
-        if len(followers) >= MAX_STREAMS or sum(follower.holder == holder for follower in followers.values()) >= MAX_OF_ONE:
-            log.warning("a follower was refused: there are too many", caller=str(caller), followers=len(followers))
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_STREAMS} followers, or {MAX_OF_ONE} of one holder")
+        try:
+            self.places.take(caller)
+        except NoPlace as full:
+            self._metrics.turned_away.labels(full.bound).inc()
+            log.warning("no place for a follower", caller=str(caller), error=str(full))
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(full))
         changed = asyncio.Event()
-        number = keeper.holders.join(holder, context.peer())
+        number = keeper.holders.join(holder_of(caller), context.peer())
         keeper.listeners.add(changed)
         loop = asyncio.get_running_loop()
         reader = loop.create_task(self._read(number, reports))
@@ -68,6 +73,7 @@ class FollowService:
             (reader if reader.done() else writer).result()
         finally:
             # First: gRPC may cancel a call twice, and the second time ends what is awaited here.
+            self.places.give_back(caller)
             keeper.listeners.discard(changed)
             keeper.holders.leave(number)
             reader.cancel()

@@ -32,6 +32,9 @@ class CaMetrics:
         self.problems = gauge("culvert_ca_problem", "1 while the CA has a problem of this kind; the last good state is in force", "kind")
         self.followers = gauge("culvert_ca_followers", "Nodes that are told of changes of the CA")
         self.behind = gauge("culvert_ca_followers_behind", "Of these, those that have not renewed for the last change")
+        self.turned_away = Counter(
+            "culvert_ca_followers_turned_away", "Streams of followers for which there was no place", ["reason"], registry=registry
+        )
         for kind in PROBLEMS:
             self.problems.labels(kind).set(0)
 

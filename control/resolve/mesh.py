@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from control.catalog import Catalog, Origin, Rejection, Subject
@@ -88,10 +88,35 @@ class Mesh:
         self._pins.append((False, wanted))
 
     def take(self) -> Batch:
+        """What has changed of the catalog, and what was pinned."""
+        return replace(self.take_objects(), pins=self.take_pins().pins)
+
+    def take_objects(self) -> Batch:
         changed = self.catalog.update()
-        pins, self._pins = self._pins, []
         objects = {subject: self.catalog.objects.get(subject) for subject in changed if isinstance(subject, Key)}
-        return Batch(objects, {subject: self.catalog.rejections.get(subject) for subject in changed}, tuple(pins))
+        return Batch(objects, {subject: self.catalog.rejections.get(subject) for subject in changed})
+
+    def take_pins(self, most: int | None = None) -> Batch:
+        """What was pinned and unpinned, in order: up to `most` resources, or one whole view. What is let go and wanted again is two
+        batches, since in one it would not have changed, and nobody would be told of it.
+        """
+        let_go: set[View | Ref] = set()
+        count = weight = 0
+        for on, wanted in self._pins:
+            if on and (wanted in let_go or (most is not None and weight >= most)):
+                break
+            if not on:
+                let_go.add(wanted)
+            elif most is not None:
+                weight += 1 if isinstance(wanted, Ref) else most
+            count += 1
+        pins, self._pins = tuple(self._pins[:count]), self._pins[count:]
+        return Batch({}, {}, pins)
+
+    @property
+    def waiting(self) -> int:
+        """How many pins and unpins are not taken yet."""
+        return len(self._pins)
 
     def settle(self, batch: Batch) -> Changes:
         for key, entry in batch.objects.items():

@@ -25,6 +25,14 @@ class Refusal(Exception):  # noqa: N818 - a word of the protocol, not an acciden
     """The client broke the protocol; the stream ends with this text."""
 
 
+class Exhausted(Refusal):
+    """There is no more of something; it may come again. `bound` is which bound, as metrics call it."""
+
+    def __init__(self, bound: str, text: str) -> None:
+        super().__init__(text)
+        self.bound = bound
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How one kind of client is served. `types`: those that there are, each before those whose resources may name its own.
@@ -83,7 +91,8 @@ class Noted:
 class TypeState:
     """One type on one stream.
 
-    `asked`: the store's number at the first request. `unanswered`: names that were asked for, with the number at which they were.
+    `asked`: the store's number at the first request. `named`: names were asked for, once at least. `unanswered`: names that were asked for,
+    with the number at which they were.
     `held`: where single names are asked for, those that the client has, with their versions; `along`: those with which others are sent.
     `since`: when the outstanding response was sent, or the first of those that are; `sent`: the last of them, `passed` the nonces of the
     others. `sending`: what is in them, `fresh` the names in them that the client had nothing of. `answered`: all changes
@@ -93,6 +102,7 @@ class TypeState:
 
     asked: int
     wildcard: bool = False
+    named: bool = False
     keys: set[str] = field(default_factory=set)
     unanswered: dict[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,28 +1,32 @@
 """What proxies are served: waypoints, Envoys beside clients, and gRPC clients without a proxy.
 
 Proxies that see the same have one view, whose resources are worked out once; those of one view that also have the same identity share a
-store, in which the secrets of that identity are. A view is worked out as long as somebody looks at it, and LINGER seconds more.
+store, in which the secrets of that identity are. A view is worked out as long as somebody looks at it, and LINGER seconds more, if nobody
+needs the room.
 
-`who` says which proxy sees what, and `secrets` what its identity is served.
+`who` says which proxy sees what, `views` what is known of a view, and `secrets` what its identity is served.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import replace
 
+from prometheus_client import CollectorRegistry
+
+from control.meters import ViewMeter
 from control.resolve import Changes, Mesh
 from control.resolve.l7.plans import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, Ref, Resource
 from control.resolve.l7.views import View
+from control.xds.clients import Hello
+from control.xds.clients import View as Served
 from control.xds.messages import PATIENCE, Refusal, Rules
-from control.xds.secrets import SECRETS, Follower, Made, Secrets
-from control.xds.server import Hello
-from control.xds.server import View as Served
+from control.xds.secrets import SECRETS, Follower, Secrets
 from control.xds.store import Change, Entry, Store
+from control.xds.views import Names, Scope, Viewed, to_end
 from control.xds.who import who
 from mesh.io.log import Log
-from mesh.model.identity import Identity
 from mesh.model.l7.profile import Kind
 
 log = Log("xds")
@@ -34,62 +38,35 @@ DELTA_RULES = Rules(
 )
 WHOLE_RULES = replace(DELTA_RULES, delta=False, whole=frozenset({CLUSTER_TYPE, LISTENER_TYPE}))
 LINGER = 30.0
-MAX_NAMES = 10_000
 
 Publish = Callable[[Store, Mapping[str, list[Change]]], None]
-
-
-@dataclass(slots=True)
-class Scope:
-    """A store, and how many clients look at it. `made`: the secrets in it; `made_at`: the store's number with which it got them, or the
-    first of their token.
-    """
-
-    store: Store
-    identity: Identity | None
-    clients: int = 0
-    followers: set[Follower] = field(default_factory=set)
-    made: Made | None = None
-    made_at: int = 0
-
-
-@dataclass(slots=True)
-class Viewed:
-    """What is known of a view. `wanted`: what gRPC clients asked for by name, and how many of them; `prepared`: what of it is worked out.
-    `ready`: the view as a whole is.
-    """
-
-    entries: dict[str, dict[str, Entry | None]] = field(default_factory=dict)
-    scopes: dict[Identity | None, Scope] = field(default_factory=dict)
-    wanted: dict[Ref, int] = field(default_factory=dict)
-    prepared: set[Ref] = field(default_factory=set)
-    ready: bool = False
-    ending: asyncio.TimerHandle | None = None
-
-    @property
-    def clients(self) -> int:
-        return sum(scope.clients for scope in self.scopes.values())
 
 
 class Proxies:
     """The views that somebody looks at. `poke` has the mesh worked on soon."""
 
-    def __init__(self, mesh: Mesh, poke: Callable[[], None], publish: Publish, secrets: Secrets | None = None) -> None:
+    def __init__(
+        self, mesh: Mesh, poke: Callable[[], None], publish: Publish, secrets: Secrets | None = None, meter: ViewMeter | None = None
+    ) -> None:
         self.views: dict[View, Viewed] = {}
         self._mesh = mesh
         self._poke = poke
         self._publish = publish
         self._secrets = secrets
+        self._meter = meter or ViewMeter(CollectorRegistry())
 
     # Clients come and go.
 
     async def open(self, hello: Hello) -> Served:
-        """Refusal for who claims to be what it is not proved to be."""
+        """Refusal for who claims to be what it is not proved to be, Exhausted where there is no room."""
         proxy = who(self._mesh, hello)
         view, identity = proxy.view, proxy.identity
         viewed = self.views.get(view)
         if viewed is None:
-            viewed = self.views[view] = Viewed(ready=view.kind is Kind.GRPC)
+            if (victim := to_end(self.views, hello.caller)) is not None:
+                self._end(victim, "room")
+            viewed = self.views[view] = Viewed(hello.caller, ready=view.kind is Kind.GRPC)
+            self._meter.views(len(self.views))
             if view.kind is not Kind.GRPC:
                 self._mesh.pin(view)
                 self._poke()
@@ -104,13 +81,13 @@ class Proxies:
             if viewed.ready:
                 self._fill(viewed, scope)
         scope.clients += 1
-        names: set[Ref] = set()
+        names = Names(view)
         follower: Follower | None = None
 
-        def want(type_url: str, asked: Iterable[str]) -> None:
+        def want(type_url: str, asked: Set[str]) -> None:
             nonlocal follower
             if view.kind is Kind.GRPC:
-                self._want(viewed, names, {Ref(view, type_url, name) for name in asked})
+                self._want(view, viewed, names, type_url, asked)
             elif type_url == SECRET_TYPE and identity is None and hello.caller.node:
                 raise Refusal("no secrets: this caller may speak for no pod that its node id names; the pod may not be known yet")
             elif type_url == SECRET_TYPE and follower is None and identity is not None and self._secrets is not None:
@@ -134,32 +111,46 @@ class Proxies:
                 scope.followers.discard(follower)
                 follower.close()
             scope.clients -= 1
-            for ref in names:
-                viewed.wanted[ref] -= 1
+            for ref in names.all():
+                viewed.let_go(ref)
             if not viewed.clients:
-                viewed.ending = asyncio.get_running_loop().call_later(LINGER, self._end, view)
+                viewed.idle_since = asyncio.get_running_loop().time()
+                self._linger(view, viewed)
 
         return Served(scope.store, DELTA_RULES if hello.delta else WHOLE_RULES, str(view), want, accepted, permitted, close)
 
-    def _want(self, viewed: Viewed, names: set[Ref], asked: set[Ref]) -> None:
-        """Note what one client asks for. What nobody asks for any more is kept until the view ends: it may be wanted again."""
-        for ref in asked - names:
-            if len(names) >= MAX_NAMES:
-                raise Refusal(f"more than {MAX_NAMES} names asked for")
+    def _want(self, view: View, viewed: Viewed, names: Names, type_url: str, asked: Set[str]) -> None:
+        """Note what one client asks for now of a type."""
+        new, gone = names.now(type_url, asked)
+        for ref in gone:
+            names.discard(ref)
+            viewed.let_go(ref)
+        for ref in new:
+            if ref not in viewed.wanted and (dropped := viewed.room(view)) is not None:
+                viewed.drop(dropped)
+                self._mesh.unpin(dropped)
+                self._meter.dropped()
             names.add(ref)
-            if ref not in viewed.wanted:
-                if len(viewed.wanted) >= MAX_NAMES:
-                    raise Refusal(f"more than {MAX_NAMES} names asked for by clients of {ref.view}")
+            if viewed.want(ref):
                 self._mesh.pin(ref)
                 self._poke()
-            viewed.wanted[ref] = viewed.wanted.get(ref, 0) + 1
 
-    def _end(self, view: View) -> None:
+    def _linger(self, view: View, viewed: Viewed) -> None:
+        viewed.ending = asyncio.get_running_loop().call_later(LINGER, self._end_idle, view, viewed)
+
+    def _end_idle(self, view: View, viewed: Viewed) -> None:
         """Nobody has looked at a view for a while."""
-        viewed = self.views.get(view)
-        if viewed is None or viewed.clients:
-            return
-        del self.views[view]
+        if viewed.settled:
+            self._end(view, "idle")
+        else:
+            self._linger(view, viewed)
+
+    def _end(self, view: View, why: str) -> None:
+        viewed = self.views.pop(view)
+        if viewed.ending is not None:
+            viewed.ending.cancel()
+        self._meter.ended(why)
+        self._meter.views(len(self.views))
         left = {identity for other in self.views.values() for identity in other.scopes}
         for identity in viewed.scopes.keys() - left:
             if identity is not None and self._secrets is not None:
@@ -193,7 +184,9 @@ class Proxies:
             refs = done.get(view, [])
             viewed.prepared.update(refs)
             fresh = not viewed.ready
-            viewed.ready = True
+            viewed.ready = viewed.ready or view in done
+            if not viewed.ready:
+                continue  # what is gone with an earlier view of this name
             for scope in viewed.scopes.values():
                 scope.store.prepared.update((ref.type_url, ref.name) for ref in refs)
                 if fresh:

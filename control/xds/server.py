@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -19,102 +18,39 @@ import grpc.aio
 from envoy.service.discovery.v3 import discovery_pb2
 
 from control.auth import Authenticator, Caller
+from control.auth.places import NoPlace, Places
 from control.metrics import Metrics
 from control.xds.budget import Budget
-from control.xds.messages import Refusal, Request, Response, Rules
-from control.xds.store import Change, Store
+from control.xds.clients import ANONYMOUS, Client, Clients, Hello, Opens
+from control.xds.messages import Exhausted, Refusal, Request, Response
 from control.xds.stream import Stream
 from mesh.io.log import Log
-from mesh.model.l7.endpoints import NOWHERE
 from mesh.model.workload import Locality
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 UNANSWERED = 60.0
-MAX_STREAMS = 1024
-MAX_OF_ONE = 256  # streams of one caller: who has one node's token does not keep out the other nodes
+MAX_STREAMS, KEPT_FOR_TUNNELS = 1024, 512
 MAX_NAME = 4096  # characters of a resource's name
 MAX_SAID = 1000  # characters of what a client said, in a log line or an answer
 SENDING = 24 << 20  # bytes of responses on their way at a time
 SMALL = 64 << 10  # bytes; a response up to this size waits for nobody
 
-ANONYMOUS = Caller()
-"""Who comes over plaintext, which is loopback's, without a token. Nothing is proved of it: it may see configuration, and no secrets."""
-
 log = Log("xds")
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """What a stream's first request says. `caller` is proved, the rest is what the client says of itself."""
-
-    caller: Caller
-    id: str
-    metadata: Mapping[str, Any]
-    user_agent: str
-    type_url: str
-    delta: bool
-    locality: Locality = NOWHERE
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a client is served from. `want` is told the names that it asks for; `accepted`, up to which number of the store it has accepted
-    all of a type, and the names of what it has; `close`, that it is gone. `permitted` is asked before changes are sent. It and `want` may
-    raise Refusal.
-    """
-
-    store: Store
-    rules: Rules
-    kind: str
-    want: Callable[[str, Iterable[str]], None] = lambda type_url, names: None
-    accepted: Callable[[str, int, Collection[str]], None] = lambda type_url, number, names: None
-    permitted: Callable[[Mapping[str, Sequence[Change]]], None] = lambda changes: None
-    close: Callable[[], None] = lambda: None
-
-
-Opens = Callable[[Hello], Awaitable[View]]
-"""Finds the view for a client, or raises Refusal."""
-
-
-@dataclass(slots=True)
-class Client:
-    """One connected client, as /debug/sync shows it. `caller` is proved by its token; `id` is what it says of itself."""
-
-    number: int
-    caller: Caller
-    peer: str
-    since: float
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    id: str = ""
-    view: View | None = None
-    stream: Stream | None = None
-    broken: Refusal | None = None
-    sent: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """By type, the size of what was sent last and when."""
-
-
 class XdsServer:
-    """The aggregated discovery service. `publish` lets every client know of changes to a store."""
+    """The aggregated discovery service. `publish` lets every client know of changes to a store, and `told` tells when all do."""
 
     def __init__(self, authenticator: Authenticator, opens: Opens, metrics: Metrics) -> None:
-        self.clients: dict[int, Client] = {}
+        self.clients = Clients(metrics.behind)
+        self.publish = self.clients.publish
+        self.told = self.clients.told
+        self.places = Places(MAX_STREAMS, KEPT_FOR_TUNNELS)
         self._authenticator = authenticator
         self._opens = opens
         self._metrics = metrics
         self._numbers = itertools.count(1)
         self._budget = Budget(SENDING)
-
-    def publish(self, store: Store, changes: Mapping[str, Sequence[Change]]) -> None:
-        """`store` has changed like this; {} for what was only prepared."""
-        for client in self.clients.values():
-            if client.stream is None or client.view is None or client.view.store is not store:
-                continue
-            try:
-                client.view.permitted(changes)
-                client.stream.note(changes)
-            except Refusal as refusal:
-                client.broken = refusal
-            client.wake.set()
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         delta = grpc.stream_stream_rpc_method_handler(
@@ -142,10 +78,10 @@ class XdsServer:
             self._metrics.refused_clients.inc()
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is required")
         assert caller is not None
-        if len(self.clients) >= MAX_STREAMS or sum(client.caller == caller for client in self.clients.values()) >= MAX_OF_ONE:
-            self._metrics.cut_off.labels("too_many").inc()
-            log.warning("an xDS stream was refused: there are too many", caller=str(caller), streams=len(self.clients))
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_STREAMS} streams, or {MAX_OF_ONE} of one caller")
+        try:
+            self.places.take(caller)
+        except NoPlace as full:
+            await self._cut_off(caller, context, Exhausted(full.bound, str(full)))
         loop = asyncio.get_running_loop()
         client = Client(next(self._numbers), caller, context.peer(), loop.time())
         self.clients[client.number] = client
@@ -158,10 +94,7 @@ class XdsServer:
             ended = reader if reader.done() else writer
             ended.result()
         except Refusal as refusal:
-            self._metrics.cut_off.labels("protocol").inc()
-            why = str(refusal)[:MAX_SAID]
-            log.warning("a client broke the protocol", caller=str(caller), error=why)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, why)
+            await self._cut_off(caller, context, refusal)
         except TimeoutError:
             self._metrics.cut_off.labels("unanswered").inc()
             log.warning("a client does not answer", caller=str(caller), seconds=UNANSWERED)
@@ -171,11 +104,20 @@ class XdsServer:
             reader.cancel()
             writer.cancel()
             self.clients.pop(client.number, None)
+            self.places.give_back(caller)
             if client.view is not None:
                 client.view.close()
             self._metrics.clients.set(len(self.clients))
             log.info("disconnected", caller=str(caller), peer=client.peer)
             await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _cut_off(self, caller: Caller, context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) -> None:
+        """End a stream whose client broke the protocol, or for which there is no room."""
+        full = isinstance(refusal, Exhausted)
+        self._metrics.cut_off.labels(refusal.bound if isinstance(refusal, Exhausted) else "protocol").inc()
+        why = str(refusal)[:MAX_SAID]
+        log.warning("no room for a client" if full else "a client broke the protocol", caller=str(caller), error=why)
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.INVALID_ARGUMENT, why)
 
     async def _read(self, client: Client, requests: AsyncIterator[Any], *, delta: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -185,12 +127,13 @@ class XdsServer:
             assert client.stream is not None
             assert client.view is not None
             request = _request(message) if delta else _whole_request(message)
+            client.catch_up()
             state = client.stream.states.get(request.type_url)
             waited = state is not None and request.nonce and request.nonce in (state.outstanding, *state.passed)
             client.stream.receive(request, loop.time())
-            client.view.want(request.type_url, request.subscribe)
+            state = client.stream.states[request.type_url]
+            client.view.want(request.type_url, state.keys)
             if waited and not request.error:
-                state = client.stream.states[request.type_url]
                 client.view.accepted(request.type_url, state.acked, state.held)
             if waited and request.type_url in client.sent:
                 self._metrics.convergence.observe(loop.time() - client.sent[request.type_url][1])
@@ -216,6 +159,7 @@ class XdsServer:
         loop = asyncio.get_running_loop()
         while True:
             client.wake.clear()
+            client.catch_up()
             if client.broken is not None:
                 raise client.broken
             limit: float | None = client.since + UNANSWERED  # for the first request

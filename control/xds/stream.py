@@ -31,9 +31,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from control.xds import wanted
 from control.xds.messages import (
     MAX_ERROR_TEXT,
-    MAX_KEYS,
     MAX_NOTED,
     MAX_PASSED,
     PATIENCE,
@@ -48,8 +48,8 @@ from control.xds.messages import (
 )
 from control.xds.store import Bundle, Change, Entry, Name, Store
 
-UNKNOWN = Entry("", "", b"")
-"""Stands for a form that we do not know, of which the client has told the version only: it may count without being named."""
+NOT_YET = -1.0
+"""Below the number of everything."""
 
 
 class Stream:
@@ -58,7 +58,7 @@ class Stream:
     def __init__(self, store: Store, rules: Rules, number: int = 0, began: float = 0.0) -> None:
         self.states: dict[str, TypeState] = {}
         self.rules = rules
-        self._store = store
+        self.store = store
         self._number = number
         self._count = 0
         self._patient_until = began + PATIENCE if rules.patient else began
@@ -73,20 +73,21 @@ class Stream:
         state = self.states.get(request.type_url)
         fresh = state is None
         if state is None:
-            state = self.states[request.type_url] = TypeState(self._store.number, versions=dict(request.versions))
+            state = self.states[request.type_url] = TypeState(self.store.number, versions=dict(request.versions))
         if request.nonce and request.nonce == state.outstanding:
             self._answer(state, request, now)
         elif request.error and request.nonce in state.passed:
             self._reject(state, request)
         if self.rules.delta:
             # Empty on the first request is the wildcard of old; later ones change nothing by saying nothing.
-            self._want(request.type_url, state, request.subscribe, request.unsubscribe, wildcard=fresh and not request.subscribe)
+            more: Iterable[str] = request.subscribe or ((WILDCARD,) if fresh else ())
+            less: Iterable[str] = request.unsubscribe
         else:
             # These are the names from now on, also where the request answers to an earlier response than the last: a client may drop one
             # and ask for it again before it reads that, and has forgotten it then. Nothing is sent before it has answered.
-            gone = tuple(state.keys.difference(request.subscribe))
-            new = tuple(name for name in request.subscribe if name not in state.keys)
-            self._want(request.type_url, state, new, gone, wildcard=fresh and not request.subscribe)
+            more, less = wanted.changed(state, request.subscribe)
+        for key in wanted.ask(state, self.store.types[request.type_url], self.store.number, more, less):
+            self._awaited.pop((request.type_url, key), None)
 
     def _answer(self, state: TypeState, request: Request, now: float) -> None:
         state.outstanding, state.passed = "", ()
@@ -119,81 +120,25 @@ class Stream:
         if state is None or (name[1] not in state.held and not state.wildcard):
             self._awaited[name] = now + PATIENCE
 
-    def _want(self, type_url: str, state: TypeState, subscribe: Iterable[str], unsubscribe: Iterable[str], *, wildcard: bool) -> None:
-        state.wildcard = state.wildcard or wildcard
-        number = self._store.number
-        for key in subscribe:
-            if key == WILDCARD:
-                state.wildcard = True
-            else:
-                state.keys.add(key)
-                state.unanswered[key] = number
-        dropped = False
-        for key in unsubscribe:
-            if key == WILDCARD:
-                state.wildcard = False
-            elif key in state.keys:
-                dropped = True
-                state.keys.discard(key)
-                state.unanswered.pop(key, None)
-                self._awaited.pop((type_url, key), None)
-        if dropped:
-            self._forget(type_url, state)
-        if len(state.keys) > MAX_KEYS:
-            raise Refusal(f"more than {MAX_KEYS} names subscribed to")
-
-    def _forget(self, type_url: str, state: TypeState) -> None:
-        """What is held and no longer asked for is the client's to forget."""
-        store = self._store.types[type_url]
-        direct: set[str] = set()
-        wanted: set[str] = set()
-        for key in state.keys:
-            direct.update(entry.name for entry in store.direct(key))
-            wanted.update(entry.name for entry in store.find(key))
-        state.along &= direct
-        state.held = {name: version for name, version in state.held.items() if name in wanted}
-        if not state.wildcard:
-            state.noted = {name: note for name, note in state.noted.items() if name in wanted or name in state.keys}
-
-    def note(self, changes: Mapping[str, Sequence[Change]]) -> None:
-        """The store has changed like this. To be called for every change, whether or not something is to be sent."""
-        number = self._store.number
+    def note(self, changes: Mapping[str, Sequence[Change]], number: int) -> None:
+        """The store has become this, with `number`. To be called for every change, in order, before anything else is asked of the stream,
+        whether or not something is to be sent.
+        """
         for type_url, changed in changes.items():
             state = self.states.get(type_url)
             if state is None or state.first:
                 continue  # all that is wanted is sent anyway
             for change in changed:
-                self._note(state, change, number)
+                wanted.note(state, change, number)
             if len(state.noted) > MAX_NOTED:
                 raise Refusal(f"more than {MAX_NOTED} changes were not answered")
-
-    def _note(self, state: TypeState, change: Change, number: int) -> None:
-        name, before, now = change
-        note = state.noted.get(name)
-        if note is None:
-            if state.wildcard or name in state.held:
-                had = before
-            elif now is not None and self._concerns(state, now):
-                had = None
-            else:
-                return
-            state.noted[name] = Noted(number, number, had)
-            return
-        note.last = number
-        if (now is None and note.had is None) or (now is not None and note.had is not None and now.version == note.had.version):
-            del state.noted[name]
-
-    def _concerns(self, state: TypeState, entry: Entry) -> bool:
-        return (
-            entry.name in state.keys or any(key in state.keys for key in entry.keys) or any(group in state.along for group in entry.groups)
-        )
 
     # What goes out
 
     def next_responses(self, now: float) -> list[Response]:
         """What to send now: for each type whose turn it is, the difference between what the client has and what there is."""
         found: list[Response] = []
-        if not self._store.number:
+        if not self.store.number:
             return found  # nothing is known yet, and an empty answer would be a lie
         for type_url in (*self.rules.types, *reversed(self.rules.types)):
             state = self.states.get(type_url)
@@ -225,24 +170,22 @@ class Stream:
 
     def size(self, type_url: str) -> int:
         """How many resources of a type the client has been sent, as far as they are still there."""
-        state = self.states[type_url]
-        if not state.wildcard:
-            return len(state.held)
-        return 0 if state.first else len(self._store.types[type_url].entries) - sum(note.had is None for note in state.noted.values())
+        return wanted.size(self.states[type_url], self.store.types[type_url].entries)
 
     def synced(self, type_url: str) -> bool:
         """Whether the client has all that there is of a type, and accepted it."""
         state = self.states[type_url]
-        return not (state.first or state.outstanding or state.noted or state.unanswered) and state.acked == self._store.number
+        return not (state.first or state.outstanding or state.noted or state.unanswered) and state.acked == self.store.number
 
     def _serve(self, type_url: str, state: TypeState, now: float) -> Response | None:
         """The response of one type, if it has something to say and may."""
         begins = state.first and state.wildcard
-        if begins and not self._may(type_url, None, state.asked, now):
+        turn = self._turn(type_url, now)
+        if begins and state.asked > turn:
             return None
         everything = begins and self._begin(type_url, state)
-        send, removed = self._due(type_url, state, now)
-        answers = self._asked_for(type_url, state, now)
+        send, removed = self._due(type_url, state, turn, now)
+        answers = self._asked_for(type_url, state, turn)
         for key, entries in answers.items():
             send.update(dict.fromkeys(entry.name for entry in entries))
             if not entries:
@@ -259,12 +202,12 @@ class Stream:
             return None
         return self._respond(type_url, state, send, removed, answers, everything, now)
 
-    def _due(self, type_url: str, state: TypeState, now: float) -> tuple[dict[str, None], list[str]]:
+    def _due(self, type_url: str, state: TypeState, turn: float, now: float) -> tuple[dict[str, None], list[str]]:
         """Of what is noted, what may be sent now, and what may be said to be gone."""
         send: dict[str, None] = {}
         removed: list[str] = []
         if state.noted:
-            entries = self._store.types[type_url].entries
+            entries = self.store.types[type_url].entries
             followed = self._followed(type_url, now)
             for name, note in state.noted.items():
                 if self._leaves(type_url, name, note):
@@ -273,56 +216,50 @@ class Stream:
                     if name not in entries:
                         removed.append(name)
                         continue
-                elif not self._may(type_url, entries[name], note.first, now):
+                elif note.first > turn or not self._has_needs(entries[name]):
                     continue
                 send[name] = None
         return send, removed
 
     def _leaves(self, type_url: str, name: str, note: Noted) -> bool:
         """Whether something may still rely on the form that the client has: it goes, or from now on counts only where it is named."""
-        entry = self._store.types[type_url].entries.get(name)
+        entry = self.store.types[type_url].entries.get(name)
         return entry is None or (entry.named and note.had is not None and not note.had.named)
 
     def _begin(self, type_url: str, state: TypeState) -> bool:
         """Note what the first response is to hold; or, where that is simply everything, say so."""
-        entries = self._store.types[type_url].entries
+        entries = self.store.types[type_url].entries
         if not state.versions and (self._has_all_before(type_url) or all(self._has_needs(entry) for entry in entries.values())):
             return True
-        for name, entry in entries.items():
-            version = state.versions.get(name)
-            if version != entry.version:
-                state.noted[name] = Noted(state.asked, state.asked, UNKNOWN if version is not None else None)
-        for name in state.versions:
-            if name not in entries:
-                state.noted[name] = Noted(self._store.number, self._store.number, UNKNOWN)
-        state.versions = {}
+        wanted.note_all(state, self.store.types[type_url], state.asked, self.store.number)
         return False
 
-    def _asked_for(self, type_url: str, state: TypeState, now: float) -> dict[str, list[Entry]]:
+    def _asked_for(self, type_url: str, state: TypeState, turn: float) -> dict[str, list[Entry]]:
         """What answers the names that were asked for, as far as it may be sent now."""
         found = {}
-        store = self._store.types[type_url]
+        store = self.store.types[type_url]
         for key, number in state.unanswered.items():
-            if not self._store.knows(type_url, key) or not self._may(type_url, None, number, now):
+            if number > turn or not self.store.knows(type_url, key):
                 continue  # it is being worked out, or not its turn
             entries = store.find(key)
             if all(self._has_needs(entry) for entry in entries):
                 found[key] = entries
         return found
 
-    def _may(self, type_url: str, entry: Entry | None, number: int, now: float) -> bool:
-        """Whether the client has answered all of the types that this one may name as of `number`, and has what `entry` names."""
+    def _turn(self, type_url: str, now: float) -> float:
+        """Up to which number what changed of a type may be sent: the client has answered all of the types that it may name."""
         earlier, pulled = self.rules.types[: self.rules.types.index(type_url)], self.rules.pulled
+        found = math.inf
         for name in () if type_url in pulled else (name for name in earlier if name not in pulled):
             state = self.states.get(name)
             if state is None:
                 if now < self._patient_until:
-                    return False
-            elif (state.first or state.answered < number) and not (state.outstanding and now >= state.since + self.rules.waits):
-                return False
+                    return NOT_YET
+            elif not (state.outstanding and now >= state.since + self.rules.waits):
+                found = min(found, NOT_YET if state.first else state.answered)
         if any(name[0] in earlier and when > now for name, when in self._awaited.items()):
-            return False
-        return entry is None or self._has_needs(entry)
+            return NOT_YET
+        return found
 
     def _has_all_before(self, type_url: str) -> bool:
         """Whether the client has something of every resource of the types that this one may name."""
@@ -364,7 +301,7 @@ class Stream:
             state.held.pop(name, None)
         for key in answers:
             del state.unanswered[key]
-            state.along.update(entry.name for entry in self._store.types[type_url].direct(key))
+            state.along.update(entry.name for entry in self.store.types[type_url].direct(key))
             if not answers[key]:
                 self._awaited.pop((type_url, key), None)
         return frozenset(fresh)
@@ -379,7 +316,7 @@ class Stream:
         everything: bool,
         now: float,
     ) -> Response:
-        store = self._store.types[type_url]
+        store = self.store.types[type_url]
         state.fresh |= self._take_off(type_url, state, send, removed, answers)
         if everything:
             bundle = store.everything()
@@ -405,17 +342,17 @@ class Stream:
         state.sending = _together(state.sending, bundle.entries) if state.passed else bundle.entries
         state.covers = self._reach(type_url, state)
         told = tuple(removed) if self.rules.delta else ()
-        return Response(type_url, state.outstanding, str(self._store.number), bundle, told, aliases)
+        return Response(type_url, state.outstanding, str(self.store.number), bundle, told, aliases)
 
     def _whole(self, type_url: str, state: TypeState) -> Bundle:
         """All that the client should have of a type now: of what may not be sent yet, the form that it has."""
-        store = self._store.types[type_url]
+        store = self.store.types[type_url]
         if state.wildcard and not state.noted:
             return store.everything()
-        wanted = store.entries.values() if state.wildcard else [entry for key in state.keys for entry in store.find(key)]
-        forms: dict[str, Entry | None] = {entry.name: entry for entry in wanted}
+        found = store.entries.values() if state.wildcard else [entry for key in state.keys for entry in store.find(key)]
+        forms: dict[str, Entry | None] = {entry.name: entry for entry in found}
         forms.update((name, note.had) for name, note in state.noted.items())
-        return Bundle([entry for entry in forms.values() if entry is not None and entry is not UNKNOWN])
+        return Bundle([entry for entry in forms.values() if entry is not None and entry is not wanted.UNKNOWN])
 
     def _advance(self, type_url: str, state: TypeState) -> None:
         """Nothing was to be said: that counts as answered."""
@@ -429,7 +366,7 @@ class Stream:
     def _reach(self, type_url: str, state: TypeState) -> int:
         """Up to which number everything was sent, but for what is kept back because something may rely on it."""
         waiting = [note.first for name, note in state.noted.items() if not self._leaves(type_url, name, note)]
-        return min(waiting, default=self._store.number + 1) - 1
+        return min(waiting, default=self.store.number + 1) - 1
 
 
 def _together(before: Iterable[Entry], now: Iterable[Entry]) -> Sequence[Entry]:

@@ -10,8 +10,8 @@ from control.auth import Caller
 from control.resolve import Mesh
 from control.resolve.l7.views import CLIENT_PORTS, View
 from control.resolve.waypoints import GATEWAY_NAME
+from control.xds.clients import Hello
 from control.xds.messages import Refusal
-from control.xds.server import Hello
 from mesh.model.identity import Identity
 from mesh.model.l7.profile import Kind
 from mesh.model.manifest import Key, Node, Pod

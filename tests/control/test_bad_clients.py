@@ -126,7 +126,7 @@ def test_who_never_reads_is_cut_off_and_keeps_nobody_waiting(tmp_path: Path, mon
 
 
 def test_one_node_does_not_keep_out_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("control.xds.server.MAX_OF_ONE", 3)
+    monkeypatch.setattr("control.auth.places.MAX_OF_CALLER", 3)
 
     async def main(plane: Plane, good: Stream) -> None:
         async with plane.channel() as channel:
@@ -134,7 +134,7 @@ def test_one_node_does_not_keep_out_the_others(tmp_path: Path, monkeypatch: pyte
             for stream in streams:
                 await stream.start()
             assert (await ended(Stream(channel).call))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert await metric(plane, 'culvert_xds_cut_off_total{reason="too_many"}') == 1
+            assert await metric(plane, 'culvert_xds_cut_off_total{reason="caller_streams"}') == 1
             other = Stream(channel, TOKENS["n2"])
             assert set(await other.start()) == BOTH
             other.call.cancel()

@@ -2,106 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control.resolve import Changes
-from control.xds.messages import MAX_KEYS, PATIENCE, Refusal, Request, Response
-from control.xds.store import Store
-from control.xds.stream import Stream
-from control.xds.tunnels import TUNNEL_RULES, TUNNEL_TYPES, tunnel_entries
+from control.xds.messages import PATIENCE, Request, Response
 from mesh.model.codec.proto import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from mesh.model.policy import Action, Authorization, PolicyScope
-from mesh.model.workload import NamespacedHostname, NetworkAddress, Service, Workload
+from mesh.model.workload import Workload
 from tests.control.objects import ip
-
-TYPES = TUNNEL_TYPES
-
-
-@dataclass(frozen=True)
-class State:
-    """What a mesh consists of."""
-
-    workloads: tuple[Workload, ...] = ()
-    services: tuple[Service, ...] = ()
-    policies: tuple[Authorization, ...] = ()
-
-
-NOTHING = State()
-
-
-class World:
-    """A store that is told of whole states, and the streams that look at it."""
-
-    def __init__(self, **values: str) -> None:
-        self.store = Store(TYPES)
-        self.streams: list[Stream] = []
-        self.state = NOTHING
-        self.values: dict[str, Workload | Service | Authorization] = {}
-        self.change(**values)
-
-    def change(self, **values: str) -> None:
-        """Workloads by uid with a value each."""
-        found = tuple(Workload(name, name, "ns", (ip(f"10.0.0.{ord(name[0])}"),), node=value) for name, value in values.items())
-        self.publish(replace(self.state, workloads=found))
-
-    def publish(self, state: State) -> None:
-        before, self.state = self.state, state
-        changes = Changes()
-        for kind, name in ((changes.workloads, "workloads"), (changes.services, "services"), (changes.policies, "policies")):
-            named = {workload_name(value): value for value in getattr(state, name)}
-            kind.update(dict.fromkeys(workload_name(value) for value in getattr(before, name)))  # type: ignore[arg-type]
-            kind.update(named)  # type: ignore[arg-type]
-            self.values |= named
-        changed = self.store.apply(tunnel_entries(changes))
-        for stream in self.streams:
-            stream.note(changed)
-
-    def stream(self) -> Stream:
-        self.streams.append(Stream(self.store, TUNNEL_RULES))
-        return self.streams[-1]
-
-    def versions(self, type_url: str = ADDRESS_TYPE) -> dict[str, str]:
-        return {name: entry.version for name, entry in self.store.types[type_url].entries.items()}
-
-
-def workload_name(value: Workload | Service | Authorization) -> str:
-    return value.uid if isinstance(value, Workload) else str(value.key)
-
-
-class Client:
-    """One stream that applies what it is told, as a tunnel does."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.stream = world.stream()
-        self.holds: dict[str, str] = {}
-        self.now = 0.0
-
-    def ask(self, type_url: str = ADDRESS_TYPE, **fields: object) -> None:
-        self.stream.receive(Request(type_url, **fields), self.now)  # type: ignore[arg-type]
-
-    def told(self) -> Response | None:
-        self.now += 1
-        responses = self.stream.next_responses(self.now)
-        assert len(responses) < 2
-        return responses[0] if responses else None
-
-    def ack(self, response: Response | None, error: str = "") -> None:
-        assert response is not None
-        for entry in response.bundle.entries:
-            self.holds[entry.name] = entry.version
-        for name in response.removed:
-            self.holds.pop(name, None)
-        self.ask(response.type_url, nonce=response.nonce, error=error)
-
-
-def said(response: Response | None) -> tuple[list[str], list[str]] | None:
-    """(names of resources, removed names)"""
-    return None if response is None else (sorted(entry.name for entry in response.bundle.entries), sorted(response.removed))
+from tests.control.streams import NOTHING, TYPES, Client, State, World, said
 
 
 def test_wildcard_gets_everything_then_only_changes() -> None:
@@ -514,65 +426,6 @@ def test_a_stale_nonce_acknowledges_nothing() -> None:
     world.change(a="2")
     assert client.told() is None
     assert client.stream.oldest_wait() == 1.0
-
-
-def test_on_demand_answers_by_alias_and_says_what_is_absent() -> None:
-    world = World(a="1", b="1")
-    client = Client(world)
-    client.ask(subscribe=("*",), unsubscribe=("*",))
-    response = client.told()
-    assert said(response) == ([], []), "the subscription to everything was withdrawn at once"
-    client.ack(response)
-    client.ask(subscribe=("/10.0.0.97", "nobody"))
-    response = client.told()
-    assert said(response) == (["a"], ["nobody"])
-    assert response is not None
-    assert response.aliases == {"a": ("/10.0.0.97",)}
-    client.ack(response)
-    world.change(a="2", b="2")
-    response = client.told()
-    assert said(response) == (["a"], []), "b was never asked for"
-    client.ack(response)
-    world.change(b="2")
-    assert said(client.told()) == ([], ["a"])
-
-
-def test_who_asks_for_a_service_gets_its_endpoints_too() -> None:
-    world = World()
-    key = NamespacedHostname("ns", "s.ns.svc")
-    service = Service("s", "ns", key.hostname, vips=(NetworkAddress("", ip("10.96.0.1")),))
-    endpoint = Workload("w", "w", "ns", (ip("10.0.0.1"),), services={key: {80: 8080}})
-    world.publish(replace(NOTHING, workloads=(endpoint, Workload("x", "x", "ns")), services=(service,)))
-    for name in ("/10.96.0.1", "ns/s.ns.svc"):
-        client = Client(world)
-        client.ask(subscribe=(name,))
-        assert said(client.told()) == (["ns/s.ns.svc", "w"], [])
-
-
-def test_asking_again_is_answered_again() -> None:
-    client = Client(World(a="1"))
-    client.ask(subscribe=("a",))
-    client.ack(client.told())
-    client.ask(subscribe=("a",))
-    assert said(client.told()) == (["a"], [])
-
-
-def test_unsubscribed_is_forgotten() -> None:
-    world = World(a="1", b="1")
-    client = Client(world)
-    client.ask(subscribe=("a", "b"))
-    client.ack(client.told())
-    client.ask(unsubscribe=("a",))
-    world.change(a="2", b="2")
-    assert said(client.told()) == (["b"], [])
-
-
-def test_what_breaks_the_protocol_is_refused() -> None:
-    client = Client(World())
-    with pytest.raises(Refusal, match="names subscribed"):
-        client.ask(subscribe=tuple(f"n{index}" for index in range(MAX_KEYS + 1)))
-    with pytest.raises(Refusal, match="unknown type"):
-        client.ask("type.googleapis.com/envoy.config.cluster.v3.Cluster")
 
 
 worlds = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("123"), max_size=6)

@@ -47,7 +47,7 @@ class World:
     def _apply(self, changes: dict[str, dict[str, Entry | None]]) -> None:
         changed = self.store.apply(changes)
         for client in self.clients:
-            client.stream.note(changed)
+            client.stream.note(changed, self.store.number)
 
 
 class Client:

@@ -95,7 +95,7 @@ async def desk(
     registry = CollectorRegistry()
     server = grpc.aio.server(options=GRPC_OPTIONS)
     metrics = CaMetrics(registry)
-    services = (CertificateService(keeper, Known(), runs_on, metrics, rates), FollowService(keeper, Known()))
+    services = (CertificateService(keeper, Known(), runs_on, metrics, rates), FollowService(keeper, Known(), metrics))
     server.add_generic_rpc_handlers(tuple(service.handler() for service in services))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -353,21 +353,6 @@ def test_all_streams_of_a_node_must_have_renewed(tmp_path: Path) -> None:
     run(tmp_path, check, holders=holders)
 
 
-def test_one_node_does_not_keep_out_other_followers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("control.ca.follow.MAX_OF_ONE", 2)
-
-    async def check(at: Desk) -> None:
-        streams = [at.follow("node-1") for _ in range(2)]
-        for stream in streams:
-            await stream.read()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await at.follow("tunnel").read()  # the same node's
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert (await at.follow("node-2").read()).token
-
-    run(tmp_path, check)
-
-
 def test_what_a_follower_says_is_kept_in_part(tmp_path: Path) -> None:
     holders = Holders()
 
@@ -389,6 +374,27 @@ def test_nobody_unknown_follows(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    run(tmp_path, check)
+
+
+def test_a_caller_has_so_many_streams_and_others_have_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control.auth.places.MAX_OF_CALLER", 2)
+
+    async def check(at: Desk) -> None:
+        streams = [at.follow("web") for _ in range(2)]
+        for stream in streams:
+            await stream.read()
+        with pytest.raises(grpc.aio.AioRpcError, match="more than 2 streams of") as caught:
+            await at.follow("web").read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert at.count("culvert_ca_followers_turned_away_total", reason="caller_streams") == 1
+        other = at.follow("node-1")
+        await other.read()
+        streams[0].cancel()
+        await until(lambda: len(at.keeper.holders.followers) == 2)
+        again = at.follow("web")
+        await again.read()
 
     run(tmp_path, check)
 
