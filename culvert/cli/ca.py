@@ -86,7 +86,7 @@ def rehearse(
     layout = layout_of(name, state)
     _ready(layout)
     try:
-        phases, load = asyncio.run(_rehearse(layout, seconds, patience, pairs, quiet=as_json))
+        phases, load = asyncio.run(_rehearse(layout, seconds, patience, pairs))
     except KeyboardInterrupt:
         note(f"the drill ends here, and the CA is left as it is; look with: culvert ca show{name_option(layout)}")
         raise
@@ -104,7 +104,7 @@ def rehearse(
         raise typer.Exit(FAILED)
 
 
-async def _rehearse(layout: Layout, seconds: float, patience: float, pairs: int, *, quiet: bool) -> tuple[list[Phase], Load]:
+async def _rehearse(layout: Layout, seconds: float, patience: float, pairs: int) -> tuple[list[Phase], Load]:
     from culvert.rehearsal.client import SOCKET
     from culvert.rehearsal.drill import BEFORE, Options, run
     from culvert.rehearsal.load import Load
@@ -118,9 +118,8 @@ async def _rehearse(layout: Layout, seconds: float, patience: float, pairs: int,
         if not load.pairs:
             why = "; ".join(load.left_out) or "there are no two pods of the mesh on different nodes"
             raise UsageError(f"nothing can be rehearsed: {why}")
-        if not quiet:
-            note(f"{len(load.pairs)} pairs of pods talk: two new connections at a time each, and two that stay")
-        phases = await run(layout.ca / SOCKET, load, Options(seconds, patience), lambda phase: None if quiet else note(line(phase)))
+        note(f"{len(load.pairs)} pairs of pods talk: two new connections at a time each, and two that stay")
+        phases = await run(layout.ca / SOCKET, load, Options(seconds, patience), lambda phase: note(line(phase)))
     finally:
         await load.stop()
     return phases, load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -46,6 +47,13 @@ class Replica:
             **(more or {}),
         }
         self.program = Program(name, [sys.executable, "-m", "control"], self.directory / "log", self.environment)
+
+    @property
+    def kept(self) -> float:
+        """How many changes of sources it has written to disk in this life."""
+        found = re.search(r"^culvert_kept_rows_total (.*)$", self.metrics(), re.MULTILINE)
+        assert found is not None
+        return float(found[1])
 
     def start(self, ready: str = "ready\n") -> None:
         """Until `/ready` says so."""

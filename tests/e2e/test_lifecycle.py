@@ -183,7 +183,7 @@ def test_a_tunnel_asked_to_stop_finishes_what_it_carries(mesh: Mesh, node: str) 
     """A transfer that ends inside the drain time ends well; new connections wait for the successor and no longer."""
     with ThreadPoolExecutor(1) as executor, load(mesh, {"resident": "keeper"}, held=0) as results:
         since = mesh.mark(f"{node}.ztunnel")
-        transfer = executor.submit(mesh.run, "resident", do="paced", host=mesh.v4("keeper"), size=2_000_000, seconds=2.5)
+        transfer = executor.submit(mesh.run, "resident", do="paced", host=mesh.v4("keeper"), size=2_000_000, seconds=4.0)
         eventually("the transfer is under way", lambda: _carries(mesh, node))
         pid = mesh.kill(f"{node}.ztunnel", signal.SIGTERM)
         asked = time.monotonic()
