@@ -69,7 +69,16 @@ class Site:
     def start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", SCRIPT, str(self.pins)]
         environment = os.environ | self.environment
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell's background jobs ignore it, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     def run(self) -> tuple[int, str, str]:
         """(exit code, standard output, standard error)."""
