@@ -258,7 +258,8 @@ def test_what_objects_are_called(group: str, kind: str, called: str) -> None:
             "gateway.networking.k8s.io/v1 or gateway.networking.k8s.io/v1beta1",
         ),
         ("example.com/v1", "HTTPRoute", "apiVersion", "gateway.networking.k8s.io/v1 or gateway.networking.k8s.io/v1beta1"),
-        ("gateway.networking.k8s.io/v1", "UDPRoute", "kind", "HTTPRoute (gateway.networking.k8s.io/v1, gateway.networking.k8s.io/v1beta1)"),
+        ("gateway.networking.k8s.io/v1", "UDPRoute", "kind", "a known kind, such as TCPRoute"),
+        ("gateway.networking.k8s.io/v1", "Ingress", "kind", ", GRPCRoute, Gateway, GatewayClass, HTTPRoute, List, "),
     ],
 )
 def test_an_unserved_version_and_an_unknown_kind_are_refused_with_what_is_accepted(
