@@ -81,7 +81,7 @@ down: $(STAMPS)/venv root ## take down what `make up` left running
 test: test-pure test-root ## every test (root: it makes network namespaces and loads BPF)
 
 test-pure: setup ## the tests that need no privileges
-	@$(PYTEST) -m '$(PURE)'
+	@$(PYTEST) -n auto --dist loadfile -m '$(PURE)'
 
 test-root: setup envoy root
 	@$(PYTEST) -m 'netns or e2e or interop'
