@@ -84,16 +84,16 @@ test-pure: setup ## the tests that need no privileges
 	@$(PYTEST) -n auto --dist loadfile -m '$(PURE)'
 
 test-root: setup envoy root
-	@$(PYTEST) -m 'netns or e2e or interop'
+	@$(PYTEST) -m '(netns or e2e or interop) and not cluster'
 
 test-netns: setup root ## kernel, agent and tunnel in real network namespaces
-	@$(PYTEST) -m netns
+	@$(PYTEST) -m 'netns and not cluster'
 
 test-e2e: setup root ## the whole playground
-	@$(PYTEST) -m e2e
+	@$(PYTEST) -m 'e2e and not cluster'
 
 test-interop: setup envoy root ## Envoy as a peer of our tunnel, both ways
-	@$(PYTEST) -m interop
+	@$(PYTEST) -m 'interop and not cluster'
 
 test-cluster: setup envoy tools $(STAMPS)/apt-cluster root ## against a real Kubernetes, etcd and Consul
 	@$(PYTEST) -m cluster

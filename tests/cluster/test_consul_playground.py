@@ -135,7 +135,7 @@ def test_a_consul_that_cannot_be_reached_is_said(ground: Playground, consul: Con
     try:
         found = wait("the supervisor to say so", lambda: ground.status["problems"].get("Consul"))
         assert "cannot be reached" in found
-        assert json.loads(ground.run("status", "--json"))["problems"]["Consul"]
+        assert json.loads(ground.run("status", "--json", code=1))["problems"]["Consul"]
     finally:
         consul.start()
     wait("the problem to be over", lambda: "Consul" not in ground.status["problems"], 30)
