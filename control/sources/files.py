@@ -248,7 +248,7 @@ def _read(path: str) -> tuple[Parsed, Stamp | None]:
 
 def _parse(text: str, path: str) -> Parsed:
     try:
-        return parse_file(text, path)
+        return parse_file(text, _shown(path))
     except Exception as error:
         # Whoever may write one file could otherwise end the control plane for all.
         log.exception("a bug: the parser failed on a file, which is refused", file=path)
@@ -267,4 +267,10 @@ def _unreadable(path: str, error: OSError) -> Parsed:
 
 def _refused(path: str, value: str, accepted: str) -> Parsed:
     """A file of which nothing can be read may hold any policy."""
-    return Parsed((), (Refused((Refusal(path, "", "", value, accepted),), path, policy=True),))
+    shown = _shown(path)
+    return Parsed((), (Refused((Refusal(shown, "", "", value, accepted),), shown, policy=True),))
+
+
+def _shown(path: str) -> str:
+    """A path as text: a name of other bytes than UTF-8's cannot be written into logs and answers as it is."""
+    return os.fsencode(path).decode(errors="backslashreplace")
