@@ -244,7 +244,7 @@ def test_missing_permissions_are_said(server: ApiServer, namespace: str) -> None
         )
         assert not follower.source.state.synced
         bind = ["create", "clusterrolebinding", f"see-{namespace}", "--clusterrole=view-all", f"--serviceaccount={namespace}:nobody"]
-        server.kubectl("create", "clusterrole", "view-all", "--verb=list,watch", "--resource=*.*", check=False)
+        server.kubectl("create", "clusterrole", "view-all", "--verb=get,list,watch", "--resource=*.*", check=False)
         server.kubectl(*bind)
         follower.synced(60)
 
