@@ -320,7 +320,7 @@ def test_a_successor_takes_over_and_the_old_one_drains(lab: Lab, pair: Pair, app
     running.close()
     assert old.process.wait(10) == 0
     assert successor.wait_line(direction="inbound")["reason"] == "ok"
-    assert len(successor.lines(direction="inbound", reason="ok")) == 20
+    until("all are told", lambda: len(successor.lines(direction="inbound", reason="ok")) == 20)
 
 
 def test_the_drain_ends_at_its_deadline(lab: Lab, pair: Pair, app: App) -> None:
