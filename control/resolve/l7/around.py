@@ -15,17 +15,17 @@ from collections.abc import Iterator
 from control.resolve.engine import Group, Read, query
 from control.resolve.l7.lookup import HOSTS, ROUTES, find_service, mesh_service, virtual_hosts
 from control.resolve.l7.plans import ATTACHED
-from control.resolve.l7.ports import GATEWAY, Port, clusters_in, routes_of
+from control.resolve.l7.ports import Port, clusters_in, routes_of
 from control.resolve.l7.views import View
+from control.resolve.policies import ADDRESSED
 from control.resolve.services import declared, holder
 from control.resolve.tables import OBJECTS
 from control.resolve.waypoints import Waypoint, service_waypoint, waypoints
 from mesh.model.l7.names import parse_cluster_name
 from mesh.model.l7.profile import Kind
-from mesh.model.manifest import AuthorizationPolicy, Key, RequestAuthentication, VirtualService
+from mesh.model.manifest import AuthorizationPolicy, Gateway, Key, RequestAuthentication, VirtualService
 from mesh.model.workload import NamespacedHostname
 
-ADDRESSED = ("Service", "ServiceEntry")
 MOST = 5
 """How many routed services are named in a status."""
 
@@ -87,7 +87,7 @@ def _past(read: Read, target: Key) -> Iterator[tuple[NamespacedHostname, Namespa
         for name in read(declared, target):
             for front in read(LED_TO, name):
                 yield front, name
-    elif target.kind == GATEWAY:
+    elif target.kind == Gateway.KIND:
         through = read(waypoints, target)
         destination = through.address.destination if isinstance(through, Waypoint) else None
         for name in read(ATTACHED, destination) if isinstance(destination, NamespacedHostname) else ():

@@ -11,6 +11,7 @@ from control.catalog import Rejection, Subject
 from control.resolve.engine import Group, Read, query
 from control.resolve.l7.lookup import attached_routes, destination_rule, granted, mesh_service, target, virtual_services
 from control.resolve.l7.views import View, context
+from control.resolve.policies import GATEWAY_CLASS
 from control.resolve.services import holder
 from control.resolve.tables import OBJECTS, REJECTIONS, SETTINGS
 from mesh.model.l7.chains import OPEN, Chain, Guard
@@ -28,6 +29,7 @@ from mesh.model.l7.translate.ports import PortRoutes, Written, hosts_of, port_ro
 from mesh.model.l7.translate.targets import Target
 from mesh.model.manifest import (
     AuthorizationPolicy,
+    Gateway,
     GRPCRoute,
     HTTPRoute,
     Key,
@@ -39,10 +41,10 @@ from mesh.model.manifest import (
     TLSRoute,
     VirtualService,
 )
+from mesh.model.manifest.gatewayapi.gateways import WAYPOINT_CLASS
 from mesh.model.workload import NamespacedHostname
 
 O = TypeVar("O", bound=Object)  # noqa: E741 - an object, of whatever kind
-GATEWAY, GATEWAY_CLASS, WAYPOINT_CLASS = "Gateway", "GatewayClass", "istio-waypoint"
 
 
 class Port(NamedTuple):
@@ -170,7 +172,7 @@ def guard(read: Read, arg: tuple[View, NamespacedHostname | None]) -> Guarded:
         return NOT_GUARDED
     settings = read(SETTINGS, None)
     key = read(holder, name) if name is not None else None
-    places = [(GATEWAY_CLASS, settings.root_namespace, WAYPOINT_CLASS), (GATEWAY, view.namespace, view.gateway)]
+    places = [(GATEWAY_CLASS, settings.root_namespace, WAYPOINT_CLASS), (Gateway.KIND, view.namespace, view.gateway)]
     if key is not None:
         places.append((key.kind, key.namespace, key.name))
     wide = {settings.root_namespace, view.namespace, key.namespace if key is not None else view.namespace}

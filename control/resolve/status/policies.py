@@ -6,7 +6,7 @@ from control.resolve.engine import Read
 from control.resolve.l7.around import around
 from control.resolve.l7.ports import guard
 from control.resolve.l7.views import View
-from control.resolve.policies import mtls_modes, policies
+from control.resolve.policies import ADDRESSED, mtls_modes, policies
 from control.resolve.services import declared
 from control.resolve.status.common import BYPASSED, NEEDS_WAYPOINT, Status, because, condition, made
 from control.resolve.tables import SETTINGS
@@ -16,7 +16,6 @@ from mesh.model.manifest import AuthorizationPolicy, Key, PeerAuthentication, Re
 from mesh.model.manifest.security import DRY_RUN_ANNOTATION
 from mesh.model.workload import NamespacedHostname
 
-ADDRESSED = ("Service", "ServiceEntry")
 Policy = AuthorizationPolicy | RequestAuthentication | PeerAuthentication | Telemetry
 
 
@@ -81,10 +80,7 @@ def _telemetry(read: Read, entry: Telemetry) -> Status:
             why = read(waypoints, Key("Gateway", entry.namespace, target.name))
             if isinstance(why, str):
                 lacking.append(f"Gateway {target.name}: {why}")
-        elif (
-            target.kind in ("Service", "ServiceEntry")
-            and read(service_waypoint, Key(target.kind, entry.namespace, target.name)).waypoint is None
-        ):
+        elif target.kind in ADDRESSED and read(service_waypoint, Key(target.kind, entry.namespace, target.name)).waypoint is None:
             lacking.append(f"{target.kind} {target.name} has no waypoint")
     if entry.spec.selector is not None:
         lacking.append("a selector is for sidecars: waypoints take targetRefs")
