@@ -17,13 +17,16 @@ from mesh.model.manifest import Key
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A service, and the DestinationRules that count for it in the eyes of the proxy that the routes are for."""
+    """A service, and the DestinationRules that count for it in the eyes of the proxy that the routes are for. `through`: what goes there
+    meets its waypoint first, which alone chooses among subsets and tries again.
+    """
 
     mesh: MeshService
     rule: MergedRule | None = None
+    through: bool = False
 
     def has_subset(self, name: str) -> bool:
-        return self.rule is not None and name in self.rule.subsets
+        return self.through or (self.rule is not None and name in self.rule.subsets)
 
     def hashes(self, port: int, subset: str) -> tuple[Hash, ...]:
         """What chooses the endpoint, where one is chosen by hash."""
