@@ -14,11 +14,12 @@ from cryptography import x509
 from control.ca.keeper import Keeper
 from control.ca.state import Phase
 from mesh.model.errors import PeerError
+from mesh.model.identity import Identity
 from tests.control.ca.support import secret_lines
-from tests.interop import envoy, tended
+from tests.interop import envoy, fed, tended
 from tests.interop.proxied import eventually
 from tests.interop.steady import Steady, steady
-from tests.interop.tended import Tended, ask, identity
+from tests.interop.tended import PODS, Tended, ask, identity
 
 pytestmark = [
     pytest.mark.interop,
@@ -77,7 +78,38 @@ def test_requests_are_judged_and_routed(mesh: Tended) -> None:
         assert [ask(one, "/private/1").status for one in (client, other)] == [200, 403]
         assert ask(other, "/books/1").server == "v1"
         assert client.tunnel.peer_identity == identity("waypoint")
-    assert {peer for peer, _ in mesh.server.requests} == {identity("waypoint")}
+    assert seen(mesh) == {identity("waypoint")}
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["a client with delta", "a client with the state of the world"])
+def test_an_envoy_that_tunnels_itself_goes_by_it(mesh: Tended, delta: bool) -> None:
+    """It is judged as who it is, nothing is done to a request that the waypoint does, and without the waypoint there is no other way."""
+    with mesh.beside("client", delta=delta, ENABLE_HBONE="true") as client, mesh.beside("other", delta=delta, ENABLE_HBONE="true") as other:
+        mesh.server.requests.clear()
+        assert [client.ask("web.shop", path, "DELETE").status for path in ("/books/1", "/shelves/1")] == [403, 200]
+        assert [one.ask("web.shop", "/private/1").status for one in (client, other)] == [200, 403]
+        assert [client.ask("web.shop", "/books/1", end_user=user).server for user in ("jason", "ann")] == ["v2", "v1"]
+        assert seen(mesh) == {identity("waypoint")}
+        mesh.mesh.put(pods=PODS.replace('"True"', '"False"', 1))
+        eventually(lambda: client.ask("web.shop", "/shelves/1").status == 503, "no pod of the waypoint is ready")
+        assert seen(mesh) == {identity("waypoint")}
+        mesh.mesh.put(pods=PODS)
+        eventually(lambda: client.ask("web.shop", "/shelves/1").status == 200, "the waypoint is there again")
+        # That endpoints would have let it pass, shows when they are asked.
+        mesh.mesh.put(mesh=mesh.manifest.replace("use-waypoint: waypoint", "use-waypoint: none"))
+        eventually(lambda: deleted(client) == "v1" and identity("client") in seen(mesh), "its endpoints are asked")
+        mesh.mesh.put(mesh=mesh.manifest)
+        eventually(lambda: deleted(client) == "", "the waypoint is asked again")
+
+
+def seen(mesh: Tended) -> set[Identity]:
+    """Who came to the server in the mesh."""
+    return {peer for peer, _ in mesh.server.requests}
+
+
+def deleted(client: fed.Envoy) -> str:
+    """The server that has done what a policy forbids, "" if none did."""
+    return client.ask("web.shop", "/books/1", "DELETE").server
 
 
 @contextmanager
