@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,38 +78,12 @@ def test_requests_are_judged_and_routed(mesh: Tended) -> None:
         assert [ask(one, "/private/1").status for one in (client, other)] == [200, 403]
         assert ask(other, "/books/1").server == "v1"
         assert client.tunnel.peer_identity == identity("waypoint")
-    assert seen(mesh) == {identity("waypoint")}
+    assert came(mesh) == {identity("waypoint")}
 
 
-@pytest.mark.parametrize("delta", [True, False], ids=["a client with delta", "a client with the state of the world"])
-def test_an_envoy_that_tunnels_itself_goes_by_it(mesh: Tended, delta: bool) -> None:
-    """It is judged as who it is, nothing is done to a request that the waypoint does, and without the waypoint there is no other way."""
-    with mesh.beside("client", delta=delta, ENABLE_HBONE="true") as client, mesh.beside("other", delta=delta, ENABLE_HBONE="true") as other:
-        mesh.server.requests.clear()
-        assert [client.ask("web.shop", path, "DELETE").status for path in ("/books/1", "/shelves/1")] == [403, 200]
-        assert [one.ask("web.shop", "/private/1").status for one in (client, other)] == [200, 403]
-        assert [client.ask("web.shop", "/books/1", end_user=user).server for user in ("jason", "ann")] == ["v2", "v1"]
-        assert seen(mesh) == {identity("waypoint")}
-        mesh.mesh.put(pods=PODS.replace('"True"', '"False"', 1))
-        eventually(lambda: client.ask("web.shop", "/shelves/1").status == 503, "no pod of the waypoint is ready")
-        assert seen(mesh) == {identity("waypoint")}
-        mesh.mesh.put(pods=PODS)
-        eventually(lambda: client.ask("web.shop", "/shelves/1").status == 200, "the waypoint is there again")
-        # That endpoints would have let it pass, shows when they are asked.
-        mesh.mesh.put(mesh=mesh.manifest.replace("use-waypoint: waypoint", "use-waypoint: none"))
-        eventually(lambda: deleted(client) == "v1" and identity("client") in seen(mesh), "its endpoints are asked")
-        mesh.mesh.put(mesh=mesh.manifest)
-        eventually(lambda: deleted(client) == "", "the waypoint is asked again")
-
-
-def seen(mesh: Tended) -> set[Identity]:
+def came(mesh: Tended) -> set[Identity]:
     """Who came to the server in the mesh."""
     return {peer for peer, _ in mesh.server.requests}
-
-
-def deleted(client: fed.Envoy) -> str:
-    """The server that has done what a policy forbids, "" if none did."""
-    return client.ask("web.shop", "/books/1", "DELETE").server
 
 
 @contextmanager
@@ -238,3 +212,30 @@ def test_a_token_that_takes_the_place_of_another_is_used(mesh: Tended) -> None:
     mesh.mesh.put(routes=ROUTES.replace("418", "421"))
     eventually(lambda: mesh.ask("/teapot").status == 421, "over the next")
     mesh.mesh.put(routes=ROUTES)
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
+def test_an_envoy_that_tunnels_itself_goes_by_it(tmp_path: Path, delta: bool) -> None:
+    """It is judged as who it is, does nothing itself that the waypoint does, and without a pod of the waypoint it gets nowhere."""
+    with ExitStack() as stack:
+        mesh = stack.enter_context(tended.running(tmp_path, {"routes": ROUTES, "policies": POLICIES}, delta=delta))
+        client, other = (stack.enter_context(mesh.beside(name, delta=delta, ENABLE_HBONE="true")) for name in ("client", "other"))
+        assert [client.ask("web.shop", path, "DELETE").status for path in ("/books/1", "/shelves/1")] == [403, 200]
+        assert [one.ask("web.shop", "/private/1").status for one in (client, other)] == [200, 403]
+        assert [client.ask("web.shop", "/books/1", end_user=user).server for user in ("jason", "ann")] == ["v2", "v1"]
+        assert client.ask("web.shop", "/teapot").status == 418
+        mesh.mesh.put(pods=PODS.replace('"True"', '"False"', 1))
+        eventually(lambda: client.ask("web.shop", "/shelves/1").status == 503, "no pod of the waypoint is ready")
+        mesh.mesh.put(pods=PODS)
+        eventually(lambda: client.ask("web.shop", "/shelves/1").status == 200, "the waypoint is there again")
+        assert came(mesh) == {identity("waypoint")}
+        # That the endpoints would have let it pass, shows when they are asked.
+        mesh.mesh.put(mesh=mesh.manifest.replace("use-waypoint: waypoint", "use-waypoint: none"))
+        eventually(lambda: deleted(client) == "v1" and identity("client") in came(mesh), "its endpoints are asked")
+        mesh.mesh.put(mesh=mesh.manifest)
+        eventually(lambda: deleted(client) == "", "the waypoint is asked again")
+
+
+def deleted(client: fed.Envoy) -> str:
+    """The server that did what a policy forbids, "" if none did."""
+    return client.ask("web.shop", "/books/1", "DELETE").server
