@@ -236,6 +236,18 @@ def test_an_envoy_that_tunnels_itself_goes_by_it(tmp_path: Path, delta: bool) ->
         eventually(lambda: deleted(client) == "", "the waypoint is asked again")
 
 
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
+def test_an_envoy_that_tunnels_itself_asks_nobody_but_the_waypoint(tmp_path: Path, delta: bool) -> None:
+    """Whoever is at its address."""
+    with tended.running(tmp_path, {"routes": ROUTES}, delta=delta) as mesh:
+        mesh.mesh.put(pods=PODS.replace("serviceAccountName: waypoint", "serviceAccountName: web"))
+        with mesh.beside("client", delta=delta, ENABLE_HBONE="true") as client:
+            assert client.ask("web.shop").status == 503
+            assert came(mesh) == set()
+            mesh.mesh.put(pods=PODS)
+            eventually(lambda: client.ask("web.shop").status == 200, "who is there is who it should be")
+
+
 def deleted(client: fed.Envoy) -> str:
     """The server that did what a policy forbids, "" if none did."""
     return client.ask("web.shop", "/books/1", "DELETE").server

@@ -10,7 +10,7 @@ from control.resolve import Mesh
 from control.resolve.l7.plans import CLUSTER_TYPE, ENDPOINT_TYPE, ROUTE_TYPE, Ref
 from control.resolve.l7.views import View
 from mesh.model.l7.profile import Kind
-from tests.control.objects import feed, pod, resolved, service
+from tests.control.objects import conditions, feed, pod, resolved, service
 from tests.control.resolve.l7 import CLIENT, MESSAGES, PODS, WAYPOINT, WEB, Served, routes, rule, to
 from tests.control.resolve.test_entries import entry
 from tests.control.resolve.test_l7 import HTTP_ROUTE, PARENT, TABLE, TO_V1, cluster
@@ -114,8 +114,13 @@ def test_routes_of_others_end_at_its_address_whatever_subset_they_name() -> None
         found = Served(view, mesh=mesh)
         assert found.clusters(OTHER_TABLE) == [f"{names[0]}=1 {names[1]}=1"]
         assert [found.addresses(name) for name in names] == [there] * 3
-        assert "MISSING" not in str(mesh.statuses)
     assert [dialled(mesh, name) for name in names] == [[VIP]] * 3
+    assert conditions(mesh, "VirtualService shop/other")["ResolvedRefs"] == ("True", "ResolvedRefs")
+    (status,) = [status for key, status in mesh.statuses.items() if str(key) == "VirtualService shop/other"]
+    assert [note.partition(": ")[0] for note in status.notes] == [
+        *(f"spec.http[0].route[{index}].destination.subset" for index in (0, 1)),
+        "spec.http[0].mirror.subset",
+    ], "the choice that is not made is told"
 
 
 def test_a_waypoint_comes_and_goes() -> None:

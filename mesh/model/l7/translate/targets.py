@@ -87,6 +87,9 @@ class Finder:
         if target.mesh.port(number) is None:
             self.notes.add(Problem.UNKNOWN_PORT, subject, f"{field}.port", f"{host} has no port {number}: what goes there fails")
             known = False
+        if subset and target.through:
+            message = f"{host} has a waypoint, which alone chooses among subsets: this goes there, and not to {subset} for sure"
+            self.notes.add(Problem.NO_EFFECT, subject, f"{field}.subset", message)
         if subset and not target.has_subset(subset):
             self.notes.add(
                 Problem.MISSING_SUBSET,
