@@ -123,6 +123,30 @@ def test_routes_of_others_end_at_its_address_whatever_subset_they_name() -> None
     ], "the choice that is not made is told"
 
 
+@pytest.mark.parametrize(
+    ("where", "kind", "reason"),
+    [
+        ("shop", "VirtualService", "Waypoint"),
+        ("client", "VirtualService", "OtherNamespace"),
+        ("istio-system", "VirtualService", "OtherNamespace"),
+        ("shop", "DestinationRule", "Waypoint"),
+        ("client", "DestinationRule", "OtherNamespace"),
+        ("istio-system", "DestinationRule", "Waypoint"),
+    ],
+)
+def test_what_only_clients_would_go_by_says_that_nobody_does(where: str, kind: str, reason: str) -> None:
+    full = "web.shop.svc.cluster.local"
+    written = (
+        routes("mine", full, f"{{route: [{{destination: {{host: {full}}}}}]}}", where=where)
+        if kind == "VirtualService"
+        else rule("mine", full, where=where)
+    )
+    mesh = resolved(ATTACHED, *BASE, written)
+    assert conditions(mesh, f"{kind} {where}/mine")["Enforced"] == (str(reason == "Waypoint"), reason)
+    feed(mesh, WEB, *BASE, written)
+    assert conditions(mesh, f"{kind} {where}/mine")["Enforced"] == ("False", "NeedsWaypoint")
+
+
 def test_a_waypoint_comes_and_goes() -> None:
     found = Served(CLIENT, WEB, OTHER, *BASE, rule("web", "web"), LEADING)
     tunnels = Served(TUNNELS, mesh=found.mesh)
