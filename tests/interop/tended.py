@@ -23,6 +23,7 @@ from mesh.io.tls import Credentials
 from mesh.model.identity import Identity
 from tests.interop import fed, hbone, isolated, plane
 from tests.interop.proxied import Answer, asked
+from tests.interop.proxied import ask as request
 from tests.interop.upstream import Upstream, upstream
 from ztunnel.ca import CertificateAuthority
 from ztunnel.certificates import Certificates
@@ -137,6 +138,13 @@ class Tended:
         control = fed.over_tls(self.mesh, self.door.port)
         with fed.running(where, self.mesh, node=name, delta=delta, metadata=metadata, place=self.place, control=control) as made:
             yield made
+
+    def reach(self, port: int) -> int:
+        """The status of a request to the service's address, from whoever has that; 0 where the connection ends."""
+        try:
+            return self.place.namespace.run(lambda: request(port, host=VIP)).status
+        except OSError:
+            return 0
 
     def held(self) -> tuple[set[str], set[str]]:
         """The serial numbers of Envoy's certificates and of its roots, of those that it has by SDS, as it says."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -246,6 +247,33 @@ def test_an_envoy_that_tunnels_itself_asks_nobody_but_the_waypoint(tmp_path: Pat
             assert came(mesh) == set()
             mesh.mesh.put(pods=PODS)
             eventually(lambda: client.ask("web.shop").status == 200, "who is there is who it should be")
+
+
+NOT_OTHER = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: not-other, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: web}]
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/other]}}], to: [{operation: {ports: ["9000"]}}]}]
+"""
+
+
+@pytest.mark.parametrize("tunnels", [True, False], ids=["with tunnels", "without"])
+def test_an_envoy_that_has_the_address_itself_gets_there_by_a_tunnel_only(tmp_path: Path, tunnels: bool) -> None:
+    """Requests, and connections that are none."""
+    with tended.running(tmp_path, {"routes": ROUTES, "policies": NOT_OTHER}, delta=True) as mesh:
+        subprocess.run([*mesh.place.inside, "ip", "route", "add", "local", "10.96.0.0/16", "dev", "lo"], check=True)
+        mesh.mesh.put(
+            mesh=mesh.manifest.replace("[{port: 80, ", f"[{{port: 9000, name: tcp, targetPort: {mesh.upstreams['v1'].port}}}, {{port: 80, ")
+        )
+        metadata = {"CULVERT_BIND": "true", **({"ENABLE_HBONE": "true"} if tunnels else {})}
+        for account, statuses in (("client", (200, 200)), ("other", (200, 0))):
+            wanted = statuses if tunnels else (503, 0)
+            with mesh.beside(account, delta=True, **metadata):
+                eventually(lambda wanted=wanted: (mesh.reach(80), mesh.reach(9000)) == wanted, f"{account} gets {wanted}")
+        assert came(mesh) == ({identity("waypoint")} if tunnels else set())
 
 
 def deleted(client: fed.Envoy) -> str:
