@@ -22,7 +22,7 @@ import pytest
 
 from tests.interop.grpc_callers import Caller
 from tests.interop.grpc_echo import echo
-from tests.interop.grpc_mesh import ADDRESSES, TARGET, Mesh, mesh_in, rule
+from tests.interop.grpc_mesh import ADDRESSES, NODE_HOST, TARGET, WAYPOINT, Mesh, mesh_in, rule
 from tests.interop.proxied import eventually
 
 BOTH = {"v1", "v2"}
@@ -118,6 +118,25 @@ class Contract(ABC):
         with self.client(mesh) as caller:
             assert caller.calls(10, end_user="jason") == {"v2": 10}
             assert caller.calls(10) == {"v1": 10}
+
+    def test_a_service_with_a_waypoint_is_called_at_its_address(self, mesh: Mesh) -> None:
+        """Where, in a mesh, the tunnel of the client's node takes the call to the waypoint. What is written about it is not done before."""
+        mesh.running.put(waypoint=WAYPOINT)
+        mesh.route(rule("v1"))
+        with echo("node", NODE_HOST) as node:
+            target = mesh.address(NODE_HOST, node.port)
+            with self.client(mesh, target) as caller:
+                assert caller.calls(5) == {"v1": 5}
+                mesh.address(NODE_HOST, node.port, "istio.io/use-waypoint: waypoint")
+                eventually(lambda: caller.calls(10) == {"node": 10}, "everything to its address")
+                mesh.route(rule("v2", fault={"abort": {"grpcStatus": "RESOURCE_EXHAUSTED", "percentage": WHOLE}}))
+                mesh.balance({"outlierDetection": {"consecutive5xxErrors": 1}})
+                node.failures = 1
+                assert caller.call() == "UNAVAILABLE: not now", "nobody tries again"
+                assert caller.calls(10) == {"node": 10}
+                mesh.route(rule("v2"))
+                mesh.address(NODE_HOST, node.port)
+                eventually(lambda: caller.calls(10) == {"v2": 10}, "it has no waypoint any more")
 
     def test_retries(self, mesh: Mesh) -> None:
         mesh.route(rule("v1", retries={"attempts": 3, "retryOn": "unavailable"}))

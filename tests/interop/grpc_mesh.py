@@ -26,6 +26,18 @@ kind: Service
 metadata: {name: reviews, namespace: shop}
 spec: {clusterIP: 10.96.0.5, selector: {app: reviews}, ports: [{port: 9080, name: grpc, targetPort: PORT}]}
 """
+WAYPOINT = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: waypoint, namespace: shop}
+spec: {clusterIP: 10.96.0.9, ports: [{port: 15008, name: hbone}]}
+"""
+NODE_HOST = "127.0.0.23"
 
 
 @dataclass
@@ -51,6 +63,12 @@ class Mesh:
     def balance(self, policy: Mapping[str, Any], subset: str = "") -> None:
         """This is the traffic policy of its DestinationRule from now on, or that of one subset."""
         self.running.put(balancing=destination_rule(policy, subset))
+
+    def address(self, host: str, port: int, labels: str = "") -> str:
+        """The service has this address and port from now on. Returns what a client calls then."""
+        own = SERVICE.replace("10.96.0.5", host).replace("9080", str(port)).replace("PORT", str(self.servers["v1"].port))
+        self.running.put(service=own.replace("namespace: shop", f"namespace: shop, labels: {{{labels}}}"))
+        return TARGET.replace("9080", str(port))
 
     def move(self, *versions: str) -> None:
         """Only these pods are there from now on."""

@@ -3,7 +3,8 @@
 client ══ HBONE ══▶ Envoy :15008 at 127.0.0.10 ─┬═ HBONE ══▶ server :15008 at 127.0.0.2 ─▶ app `v1`
                                                 └──────────▶ app `v2` at 127.0.0.3, outside of the mesh
 
-Clients and server have their certificates as a node's tunnel has them: by what it does that with, and they follow the CA as it does.
+Clients and server have their certificates as a node's tunnel has them: by what it does that with, and they follow the CA as it does. A
+client may also be an Envoy that has everything from our control plane, and ends tunnels itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mesh.io.tls import Credentials
 from mesh.model.identity import Identity
 from tests.interop import fed, hbone, isolated, plane
 from tests.interop.proxied import Answer, asked
+from tests.interop.proxied import ask as request
 from tests.interop.upstream import Upstream, upstream
 from ztunnel.ca import CertificateAuthority
 from ztunnel.certificates import Certificates
@@ -47,7 +49,7 @@ spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, p
 apiVersion: v1
 kind: Service
 metadata: {name: waypoint, namespace: shop}
-spec: {clusterIP: 10.96.0.9, ports: [{port: 15008, name: hbone}]}
+spec: {clusterIP: 10.96.0.9, selector: {gateway.networking.k8s.io/gateway-name: waypoint}, ports: [{port: 15008, name: hbone}]}
 ---
 apiVersion: v1
 kind: Service
@@ -105,6 +107,10 @@ class Node:
 
 @dataclass
 class Tended:
+    """`manifest` is what there is but for pods, `mesh` by its name as a file."""
+
+    directory: Path
+    manifest: str
     mesh: plane.Running
     place: isolated.Isolated
     door: isolated.Door
@@ -123,6 +129,22 @@ class Tended:
         own = credentials or self.node.credentials(account)
         with hbone.client(self.loop, own, WAYPOINT_HOST, HBONE, identity("waypoint"), self.make) as made:
             yield made
+
+    @contextmanager
+    def beside(self, account: str = "client", *, delta: bool, **metadata: str) -> Iterator[fed.Envoy]:
+        """An Envoy beside that pod; what is asked of it, it asks of the mesh."""
+        name = f"sidecar~{account}~{account}.{NAMESPACE}~{NAMESPACE}.svc.cluster.local"
+        where = self.directory / f"{account}-{delta}"
+        control = fed.over_tls(self.mesh, self.door.port)
+        with fed.running(where, self.mesh, node=name, delta=delta, metadata=metadata, place=self.place, control=control) as made:
+            yield made
+
+    def reach(self, port: int) -> int:
+        """The status of a request to the service's address, from whoever has that; 0 where the connection ends."""
+        try:
+            return self.place.namespace.run(lambda: request(port, host=VIP)).status
+        except OSError:
+            return 0
 
     def held(self) -> tuple[set[str], set[str]]:
         """The serial numbers of Envoy's certificates and of its roots, of those that it has by SDS, as it says."""
@@ -156,8 +178,8 @@ def running(directory: Path, files: Mapping[str, str], *, delta: bool, **setting
         loop = stack.enter_context(hbone.event_loop())
         first = stack.enter_context(upstream("v1", MESHED_HOST, listener=place.listen(MESHED_HOST)))
         second = stack.enter_context(upstream("v2", PLAIN_HOST, listener=place.listen(PLAIN_HOST, first.port)))
-        base = {"mesh": MESH.replace("PORT", str(first.port)), "pods": PODS}
-        mesh = stack.enter_context(plane.running(directory / "plane", {**base, **files}, **settings))
+        manifest = MESH.replace("PORT", str(first.port))
+        mesh = stack.enter_context(plane.running(directory / "plane", {"mesh": manifest, "pods": PODS, **files}, **settings))
         node = Node(mesh)
         stack.callback(lambda: mesh.call(node.close()))
         mesh.call(node.start())
@@ -168,4 +190,4 @@ def running(directory: Path, files: Mapping[str, str], *, delta: bool, **setting
         name = f"waypoint~{WAYPOINT_HOST}~waypoint-1.{NAMESPACE}~{NAMESPACE}.svc.cluster.local"
         control = fed.over_tls(mesh, door.port)
         proxy = stack.enter_context(fed.running(directory / "envoy", mesh, node=name, delta=delta, place=place, control=control))
-        yield Tended(mesh, place, door, loop, node, ended, proxy, {"v1": first, "v2": second})
+        yield Tended(directory, manifest, mesh, place, door, loop, node, ended, proxy, {"v1": first, "v2": second})

@@ -69,6 +69,45 @@ def test_requests_follow_virtual_services_and_their_changes(tmp_path: Path, delt
         assert second.name == "v2"
 
 
+WAYPOINT = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: waypoint, namespace: shop}
+spec: {clusterIP: 10.96.0.9, ports: [{port: 15008, name: hbone}]}
+---
+"""
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
+def test_a_service_with_a_waypoint_is_asked_at_its_address(tmp_path: Path, delta: bool) -> None:
+    """Where, in a mesh, the tunnel of the client's node takes the request to the waypoint."""
+    with ExitStack() as stack:
+        app = stack.enter_context(upstream("v1", "127.0.0.31"))
+        node = stack.enter_context(upstream("node", "127.0.0.33"))
+        web = WEB.replace("10.96.0.5", node.host).replace("port: 80,", f"port: {node.port},").replace("PORT", str(app.port))
+        files = {
+            "web": web,
+            "routes": ROUTES,
+            "waypoint": WAYPOINT,
+            "v1": plane.pod("web-1", "127.0.0.31", labels="app: web, version: v1"),
+        }
+        mesh = stack.enter_context(plane.running(tmp_path / "plane", files))
+        proxy = stack.enter_context(fed.running(tmp_path / "envoy", mesh, node=CLIENT, delta=delta))
+        host = f"web.shop:{node.port}"
+        assert proxy.ask(host, "/teapot").status == 418
+        mesh.put(
+            web=web.replace("name: web, namespace: shop}", "name: web, namespace: shop, labels: {istio.io/use-waypoint: waypoint}}", 1)
+        )
+        eventually(lambda: {proxy.ask(host, path).server for path in ("/", "/teapot") * 5} == {"node"}, "its address", SOON)
+        mesh.put(web=web)
+        eventually(lambda: proxy.ask(host, "/teapot").status == 418, "its routes are the client's again", SOON)
+
+
 (NAME_SERVER,) = re.findall(r"^nameserver (\S+)", Path("/etc/resolv.conf").read_text(), re.M)[:1] or ["127.0.0.1"]
 SOON = 8.0
 """Seconds; less than the 15 after which Envoy goes on without what it has asked for."""

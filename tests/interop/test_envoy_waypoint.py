@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import subprocess
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from cryptography import x509
 from control.ca.keeper import Keeper
 from control.ca.state import Phase
 from mesh.model.errors import PeerError
+from mesh.model.identity import Identity
 from tests.control.ca.support import secret_lines
-from tests.interop import envoy, tended
+from tests.interop import envoy, fed, tended
 from tests.interop.proxied import eventually
 from tests.interop.steady import Steady, steady
-from tests.interop.tended import Tended, ask, identity
+from tests.interop.tended import PODS, Tended, ask, identity
 
 pytestmark = [
     pytest.mark.interop,
@@ -77,7 +79,12 @@ def test_requests_are_judged_and_routed(mesh: Tended) -> None:
         assert [ask(one, "/private/1").status for one in (client, other)] == [200, 403]
         assert ask(other, "/books/1").server == "v1"
         assert client.tunnel.peer_identity == identity("waypoint")
-    assert {peer for peer, _ in mesh.server.requests} == {identity("waypoint")}
+    assert came(mesh) == {identity("waypoint")}
+
+
+def came(mesh: Tended) -> set[Identity]:
+    """Who came to the server in the mesh."""
+    return {peer for peer, _ in mesh.server.requests}
 
 
 @contextmanager
@@ -206,3 +213,69 @@ def test_a_token_that_takes_the_place_of_another_is_used(mesh: Tended) -> None:
     mesh.mesh.put(routes=ROUTES.replace("418", "421"))
     eventually(lambda: mesh.ask("/teapot").status == 421, "over the next")
     mesh.mesh.put(routes=ROUTES)
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
+def test_an_envoy_that_tunnels_itself_goes_by_it(tmp_path: Path, delta: bool) -> None:
+    """It is judged as who it is, does nothing itself that the waypoint does, and without a pod of the waypoint it gets nowhere."""
+    with ExitStack() as stack:
+        mesh = stack.enter_context(tended.running(tmp_path, {"routes": ROUTES, "policies": POLICIES}, delta=delta))
+        client, other = (stack.enter_context(mesh.beside(name, delta=delta, ENABLE_HBONE="true")) for name in ("client", "other"))
+        assert [client.ask("web.shop", path, "DELETE").status for path in ("/books/1", "/shelves/1")] == [403, 200]
+        assert [one.ask("web.shop", "/private/1").status for one in (client, other)] == [200, 403]
+        assert [client.ask("web.shop", "/books/1", end_user=user).server for user in ("jason", "ann")] == ["v2", "v1"]
+        assert client.ask("web.shop", "/teapot").status == 418
+        mesh.mesh.put(pods=PODS.replace('"True"', '"False"', 1))
+        eventually(lambda: client.ask("web.shop", "/shelves/1").status == 503, "no pod of the waypoint is ready")
+        mesh.mesh.put(pods=PODS)
+        eventually(lambda: client.ask("web.shop", "/shelves/1").status == 200, "the waypoint is there again")
+        assert came(mesh) == {identity("waypoint")}
+        # That the endpoints would have let it pass, shows when they are asked.
+        mesh.mesh.put(mesh=mesh.manifest.replace("use-waypoint: waypoint", "use-waypoint: none"))
+        eventually(lambda: deleted(client) == "v1" and identity("client") in came(mesh), "its endpoints are asked")
+        mesh.mesh.put(mesh=mesh.manifest)
+        eventually(lambda: deleted(client) == "", "the waypoint is asked again")
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
+def test_an_envoy_that_tunnels_itself_asks_nobody_but_the_waypoint(tmp_path: Path, delta: bool) -> None:
+    """Whoever is at its address."""
+    with tended.running(tmp_path, {"routes": ROUTES}, delta=delta) as mesh:
+        mesh.mesh.put(pods=PODS.replace("serviceAccountName: waypoint", "serviceAccountName: web"))
+        with mesh.beside("client", delta=delta, ENABLE_HBONE="true") as client:
+            assert client.ask("web.shop").status == 503
+            assert came(mesh) == set()
+            mesh.mesh.put(pods=PODS)
+            eventually(lambda: client.ask("web.shop").status == 200, "who is there is who it should be")
+
+
+NOT_OTHER = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: not-other, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: web}]
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/other]}}], to: [{operation: {ports: ["9000"]}}]}]
+"""
+
+
+@pytest.mark.parametrize("tunnels", [True, False], ids=["with tunnels", "without"])
+def test_an_envoy_that_has_the_address_itself_gets_there_by_a_tunnel_only(tmp_path: Path, tunnels: bool) -> None:
+    """Requests, and connections that are none."""
+    with tended.running(tmp_path, {"routes": ROUTES, "policies": NOT_OTHER}, delta=True) as mesh:
+        subprocess.run([*mesh.place.inside, "ip", "route", "add", "local", "10.96.0.0/16", "dev", "lo"], check=True)
+        mesh.mesh.put(
+            mesh=mesh.manifest.replace("[{port: 80, ", f"[{{port: 9000, name: tcp, targetPort: {mesh.upstreams['v1'].port}}}, {{port: 80, ")
+        )
+        metadata = {"CULVERT_BIND": "true", **({"ENABLE_HBONE": "true"} if tunnels else {})}
+        for account, statuses in (("client", (200, 200)), ("other", (200, 0))):
+            wanted = statuses if tunnels else (503, 0)
+            with mesh.beside(account, delta=True, **metadata):
+                eventually(lambda wanted=wanted: (mesh.reach(80), mesh.reach(9000)) == wanted, f"{account} gets {wanted}")
+        assert came(mesh) == ({identity("waypoint")} if tunnels else set())
+
+
+def deleted(client: fed.Envoy) -> str:
+    """The server that did what a policy forbids, "" if none did."""
+    return client.ask("web.shop", "/books/1", "DELETE").server

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from control.resolve.engine import Group, Read, query
 from control.resolve.entries import listed_endpoints
-from control.resolve.l7.lookup import destination_rule, find_service, mesh_service
+from control.resolve.l7.lookup import find_service, mesh_service, seen
+from control.resolve.l7.through import entrance
 from control.resolve.l7.views import View, context
 from control.resolve.tables import OBJECTS, SETTINGS
 from control.resolve.workloads import workloads
@@ -15,12 +16,12 @@ from mesh.model.l7.clusters import Cluster, Discovery
 from mesh.model.l7.endpoints import Assignment
 from mesh.model.l7.names import parse_cluster_name
 from mesh.model.l7.notes import Translated
-from mesh.model.l7.services import MeshService
 from mesh.model.l7.translate.balancing import Candidate, Viewpoint, assignment, depends_on_viewpoint
-from mesh.model.l7.translate.destination_rule import MergedRule, cluster, effective
+from mesh.model.l7.translate.destination_rule import cluster, effective
+from mesh.model.l7.translate.targets import Target
 from mesh.model.manifest import Key, Pod, ServiceEntry, WorkloadEntry
 from mesh.model.manifest.shapes import NOTHING
-from mesh.model.workload import HealthPolicy, NamespacedHostname, Workload
+from mesh.model.workload import HealthPolicy, NamespacedHostname, Service, Workload
 
 BY_NAME = (Discovery.DNS, Discovery.DNS_ONE)
 
@@ -84,18 +85,18 @@ def clusters(read: Read, backend: Backend) -> Translated[Cluster] | None:
     found = _found(read, backend)
     if found is None:
         return None
-    name, mesh, rule, port, subset = found
-    made = cluster(mesh, rule, port, subset, context(read, backend.view))
+    mesh, rule, around = found.target.mesh, found.target.rule, context(read, backend.view)
+    made = cluster(mesh, rule, found.port, found.subset, around)
     if made.value.discovery not in BY_NAME:
         return made
     # Proxies look these up themselves, so that endpoints are a part of the cluster.
-    return cluster(mesh, rule, port, subset, context(read, backend.view), _assigned(read, backend, name, mesh, rule, port, subset))
+    return cluster(mesh, rule, found.port, found.subset, around, _assigned(read, backend, found))
 
 
 @query(71)
 def assignments(read: Read, backend: Backend) -> Assignment | None:
     found = _found(read, backend)
-    return None if found is None else _assigned(read, backend, *found)
+    return None if found is None else _assigned(read, backend, found)
 
 
 @query(68)
@@ -104,28 +105,33 @@ def placed(read: Read, backend: Backend) -> bool:
     found = _found(read, backend)
     if found is None:
         return False
-    _, mesh, rule, port, subset = found
-    return depends_on_viewpoint(effective(rule, port, subset), mesh.distribution)
+    return depends_on_viewpoint(effective(found.target.rule, found.port, found.subset), found.target.mesh.distribution)
 
 
-Found = tuple[NamespacedHostname, MeshService, MergedRule | None, int, str]
+class Found(NamedTuple):
+    name: NamespacedHostname
+    target: Target
+    port: int
+    subset: str
 
 
 def _found(read: Read, backend: Backend) -> Found | None:
     parsed = parse_cluster_name(backend.cluster)
     name = read(find_service, (backend.view.anywhere(), parsed.host)) if parsed is not None else None
-    mesh = read(mesh_service, name) if name is not None else None
-    if parsed is None or name is None or mesh is None or mesh.port(parsed.port) is None:
+    target = read(seen, (backend.view.unplaced(), name)) if name is not None else None
+    if parsed is None or name is None or target is None or target.mesh.port(parsed.port) is None:
         return None
-    rule = read(destination_rule, (backend.view.anywhere(), name)).value
-    if parsed.subset and (rule is None or parsed.subset not in rule.subsets):
+    if parsed.subset and not target.has_subset(parsed.subset):
         return None
-    return name, mesh, rule, parsed.port, parsed.subset
+    return Found(name, target, parsed.port, parsed.subset)
 
 
-def _assigned(
-    read: Read, backend: Backend, name: NamespacedHostname, mesh: MeshService, rule: MergedRule | None, port: int, subset: str
-) -> Assignment:
+def _assigned(read: Read, backend: Backend, found: Found) -> Assignment:
+    name, target, port, subset = found
+    mesh, rule = target.mesh, target.rule
+    if target.through:
+        pods = _of_waypoint(read, mesh.service) if backend.view.tunnels else ()
+        return entrance(backend.view, backend.cluster, mesh, port, pods)
     labels = rule.subsets[subset].labels if rule is not None and subset else NOTHING
     balancing = mesh.service.load_balancing
     return assignment(
@@ -137,3 +143,11 @@ def _assigned(
         distribution=mesh.distribution,
         unready=balancing is not None and balancing.health is HealthPolicy.ALLOW_ALL,
     )
+
+
+def _of_waypoint(read: Read, service: Service) -> tuple[Workload, ...]:
+    """The pods of a service's waypoint, ready or not."""
+    gateway = service.waypoint
+    if gateway is None or not isinstance(gateway.destination, NamespacedHostname):
+        return ()
+    return tuple(candidate.workload for candidate in read(candidates, (gateway.destination, gateway.hbone_port)))

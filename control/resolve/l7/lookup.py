@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from control.resolve.engine import Group, Read, query
+from control.resolve.l7.through import as_clients_see, through_waypoint
 from control.resolve.l7.views import View, context
 from control.resolve.services import DECLARED, EXPORT_ANNOTATION, described, holder
 from control.resolve.tables import OBJECTS, SETTINGS
@@ -133,13 +134,22 @@ def _rules(read: Read, place: tuple[str, str], view: View) -> list[DestinationRu
 
 
 @query(49)
+def seen(read: Read, arg: tuple[View, NamespacedHostname]) -> Target | None:
+    """A service as a proxy sees it; None: there is no such service. No DestinationRule counts for what is behind a waypoint, but there."""
+    view, name = arg
+    mesh = read(mesh_service, name)
+    if mesh is None:
+        return None
+    if through_waypoint(view, mesh.service):
+        return Target(as_clients_see(view, mesh), through=True)
+    return Target(mesh, read(destination_rule, (view.anywhere(), name)).value)
+
+
+@query(50)
 def target(read: Read, arg: tuple[View, str]) -> Target | None:
     """What a host is to routes of a proxy; None: there is no such service."""
     name = read(find_service, arg)
-    if name is None:
-        return None
-    mesh = read(mesh_service, name)
-    return Target(mesh, read(destination_rule, (arg[0], name)).value) if mesh is not None else None
+    return read(seen, (arg[0], name)) if name is not None else None
 
 
 # VirtualServices.

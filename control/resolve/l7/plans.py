@@ -140,7 +140,7 @@ def plan(read: Read, view: View) -> frozenset[tuple[str, str]]:
         for fetched in read(guard, (bare, port.service)).clusters:
             found.add((CLUSTER_TYPE, fetched.name))
     for name in wanted:
-        made = read(clusters, Backend(bare, name))
+        made = read(clusters, Backend(view.unplaced(), name))
         if made is not None:
             found.add((CLUSTER_TYPE, name))
             if made.value.discovery is Discovery.EDS:
@@ -194,7 +194,7 @@ def _cluster(read: Read, view: View, name: str) -> Resource | None:
 
 
 def _found_cluster(read: Read, view: View, name: str) -> Cluster | None:
-    made = read(clusters, Backend(view.anywhere(), name))
+    made = read(clusters, Backend(view.unplaced(), name))
     if made is not None:
         return made.value
     for service in {port.service for port in read(ports_of, view.anywhere())}:
@@ -205,7 +205,7 @@ def _found_cluster(read: Read, view: View, name: str) -> Cluster | None:
 
 
 def _assignment(read: Read, view: View, name: str) -> Resource | None:
-    backend = Backend(view if read(placed, Backend(view.anywhere(), name)) else view.anywhere(), name)
+    backend = Backend(view if read(placed, Backend(view.unplaced(), name)) else view.unplaced(), name)
     made = read(assignments, backend)
     tunnels = view.kind is Kind.WAYPOINT or view.tunnels
     return Resource(parts.serialized(envoy_endpoints.assignment(made, tunnels=tunnels))) if made is not None else None

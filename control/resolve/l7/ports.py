@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from control.catalog import Rejection, Subject
 from control.resolve.engine import Group, Read, query
-from control.resolve.l7.lookup import attached_routes, destination_rule, granted, mesh_service, target, virtual_services
+from control.resolve.l7.lookup import attached_routes, granted, mesh_service, seen, target, virtual_services
 from control.resolve.l7.views import View, context
 from control.resolve.policies import GATEWAY_CLASS
 from control.resolve.services import holder
@@ -19,7 +19,6 @@ from mesh.model.l7.clusters import Cluster
 from mesh.model.l7.notes import Note, Translated
 from mesh.model.l7.profile import Kind
 from mesh.model.l7.routes import Forward, RouteTable
-from mesh.model.l7.services import Resolution
 from mesh.model.l7.tcp import TcpRoute
 from mesh.model.l7.telemetry import NO_TELEMETRY
 from mesh.model.l7.telemetry import Telemetry as Merged
@@ -60,9 +59,12 @@ class Port(NamedTuple):
 
 @query(66)
 def written(read: Read, arg: tuple[View, NamespacedHostname]) -> Written:
-    """Everything that users wrote about a service, with the services that it leads to."""
+    """Everything that users wrote about a service, with the services that it leads to. What its waypoint does, nobody does before it."""
     view, name = arg
-    seen = context(read, view)
+    own = read(seen, arg)
+    if own is not None and own.through:
+        return Written()
+    around = context(read, view)
     services = read(virtual_services, arg)
     routes = read(attached_routes, name)
     leaves = {}
@@ -79,21 +81,20 @@ def written(read: Read, arg: tuple[View, NamespacedHostname]) -> Written:
         delegates=MappingProxyType(leaves),
     )
     targets: dict[str, Target] = {}
-    for host in sorted(hosts_of(found, seen)):
+    for host in sorted(hosts_of(found, around)):
         made = read(target, (view, host))
         if made is not None:
             targets[host] = made
-    allowed = frozenset(wanted for wanted in references(routes, seen) if read(granted, wanted))
+    allowed = frozenset(wanted for wanted in references(routes, around) if read(granted, wanted))
     return replace(found, targets=MappingProxyType(targets), granted=allowed)
 
 
 @query(67)
 def routes_of(read: Read, port: Port) -> Translated[PortRoutes] | None:
     """None where the service has no such port."""
-    mesh = read(mesh_service, port.service)
-    if mesh is None or mesh.port(port.number) is None:
+    frontend = read(seen, (port.view, port.service))
+    if frontend is None or frontend.mesh.port(port.number) is None:
         return None
-    frontend = Target(mesh, read(destination_rule, (port.view, port.service)).value)
     return port_routes(frontend, port.number, read(written, (port.view, port.service)), context(read, port.view))
 
 
@@ -246,5 +247,5 @@ def chain(read: Read, port: Port) -> Chain | None:
         guard=before.guard,
         telemetry=before.telemetry,
         claims=routes.by_claims,
-        dynamic=mesh.resolution is Resolution.DYNAMIC_DNS,
+        dynamic=routes.dynamic,
     )

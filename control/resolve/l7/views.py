@@ -33,6 +33,11 @@ class View(NamedTuple):
         """The same eyes without a place: routes do not depend on where the proxy runs."""
         return self._replace(locality=NOWHERE, bind=False, tunnels=False, ports=CLIENT_PORTS, c_core=False)
 
+    def unplaced(self) -> View:
+        """The same without a place, but with its own way to connect: what a cluster is may depend on that."""
+        bare = self.anywhere()
+        return bare._replace(bind=self.bind, tunnels=self.tunnels) if self.kind is Kind.CLIENT else bare
+
     def __str__(self) -> str:
         return f"{self.kind.value} {self.namespace}/{self.gateway}" if self.gateway else f"{self.kind.value} of {self.namespace}"
 

@@ -13,6 +13,7 @@ from mesh.model.manifest import Key, Namespace, Object, Pod, Service, ServiceEnt
 
 NEEDS_WAYPOINT = "NeedsWaypoint"
 BYPASSED = "Bypassed"
+OTHER_NAMESPACE = "OtherNamespace"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from control.resolve.l7.lookup import destination_rule, find_service, mesh_servi
 from control.resolve.l7.ports import Port, routes_of
 from control.resolve.l7.views import View
 from control.resolve.services import declared, described, holder
-from control.resolve.status.common import NEEDS_WAYPOINT, Status, accepted, because, condition, made
-from control.resolve.tables import OBJECTS
+from control.resolve.status.common import NEEDS_WAYPOINT, OTHER_NAMESPACE, Status, accepted, because, condition, made
+from control.resolve.tables import OBJECTS, SETTINGS
 from control.resolve.waypoints import service_waypoint
 from mesh.model.l7.notes import Note, Problem
 from mesh.model.l7.profile import Kind
@@ -66,6 +66,7 @@ def _virtual_service(read: Read, entry: VirtualService) -> Status:
     viewer = View(Kind.CLIENT, entry.namespace)
     lacking: list[str] = []
     unproxied: list[str] = []
+    unread: list[str] = []
     notes: dict[Note, None] = {}
     programmed = False
     for host in read(virtual_hosts, entry.key):
@@ -80,6 +81,7 @@ def _virtual_service(read: Read, entry: VirtualService) -> Status:
         view, why = _taken_by(read, name, entry.namespace)
         if why:
             unproxied.append(f"{host}: {why}")
+        unread += _unread(view, entry.namespace, host, {name.namespace, view.namespace})
         notes.update(dict.fromkeys(note for note in _notes(read, view, name) if note.subject == entry.key))
     return made(
         read,
@@ -88,8 +90,8 @@ def _virtual_service(read: Read, entry: VirtualService) -> Status:
         condition("Programmed", True, "Programmed", because(_others(notes)))
         if programmed
         else condition("Programmed", False, "NoService", because(lacking)),
-        _enforced(unproxied),
-        notes=(*lacking, *(f"{note.field}: {note.message}" for note in notes)),
+        _enforced(unproxied, unread),
+        notes=(*lacking, *unread, *(f"{note.field}: {note.message}" for note in notes)),
     )
 
 
@@ -109,14 +111,15 @@ def _destination_rule(read: Read, entry: DestinationRule) -> Status:
             notes=(lacking,),
         )
     view, why = _taken_by(read, name, entry.namespace)
+    unread = _unread(view, entry.namespace, host, {name.namespace, view.namespace, read(SETTINGS, None).root_namespace})
     notes = [note for note in read(destination_rule, (view, name)).notes if note.subject == entry.key]
     return made(
         read,
         entry,
         condition("ResolvedRefs", True, "ResolvedRefs"),
         condition("Programmed", True, "Programmed", because(f"{note.field}: {note.message}" for note in notes)),
-        _enforced([f"{host}: {why}"] if why else []),
-        notes=[f"{note.field}: {note.message}" for note in notes],
+        _enforced([f"{host}: {why}"] if why else [], unread),
+        notes=[*unread, *(f"{note.field}: {note.message}" for note in notes)],
     )
 
 
@@ -169,9 +172,18 @@ def _others(notes: Iterable[Note]) -> list[str]:
     return [f"{note.field}: {note.message}" for note in notes if note.problem not in UNRESOLVED]
 
 
-def _enforced(unproxied: list[str]) -> Condition:
+def _unread(view: View, namespace: str, host: str, read_by_it: set[str]) -> list[str]:
+    """Why a waypoint, if that is the view, does not know what is written in a namespace about a host. Nobody else goes by it either."""
+    if view.kind is not Kind.WAYPOINT or namespace in read_by_it:
+        return []
+    return [f"{host}: its waypoint goes by what is written in {' and '.join(sorted(read_by_it))}"]
+
+
+def _enforced(unproxied: list[str], unread: Iterable[str] = ()) -> Condition:
     if unproxied:
         return condition("Enforced", False, NEEDS_WAYPOINT, because(unproxied))
+    if unread:
+        return condition("Enforced", False, OTHER_NAMESPACE, because(unread))
     return condition("Enforced", True, "Waypoint")
 
 

@@ -29,9 +29,12 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """The endpoint is reached by HBONE; `identities` are the SPIFFE URIs that its certificate may prove, and never none."""
+    """The endpoint is reached by HBONE; `identities` are the SPIFFE URIs that the certificate at the tunnel's end may prove, and never
+    none. `via`: that end is a waypoint before the endpoint, which is asked for the endpoint's address.
+    """
 
     identities: tuple[str, ...]
+    via: SocketAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,29 @@ def manager(one: Chain, profile: Profile = WAYPOINT) -> Any:
     return made
 
 
+def test_a_tunnel_goes_to_the_waypoint_that_is_before_its_endpoint() -> None:
+    """Endpoints are told apart by their ids, of which Envoy takes one and no second."""
+    target, near, far = (
+        SocketAddress(ip_address(text), port) for text, port in (("10.96.0.1", 80), ("10.0.0.8", 15008), ("fd00::8", 15008))
+    )
+    made = endpoints.assignment(
+        Assignment("app", (LocalityGroup(tuple(Endpoint(target, tunnel=Tunnel(("spiffe://a",), via)) for via in (near, far, None))),))
+    )
+    (group,) = made.endpoints
+    assert [one.endpoint.address.envoy_internal_address.endpoint_id for one in group.lb_endpoints] == [
+        "10.96.0.1:80 by 10.0.0.8:15008",
+        "10.96.0.1:80 by [fd00::8]:15008",
+        "10.96.0.1:80",
+    ]
+    told = [dict(one.metadata.filter_metadata["envoy.filters.listener.original_dst"]) for one in group.lb_endpoints]
+    where = {"local": "10.96.0.1:80"}
+    assert told == [{**where, "waypoint": "10.0.0.8:15008"}, {**where, "waypoint": "[fd00::8]:15008"}, where]
+    key = clusters.connect_originate(WAYPOINT).original_dst_lb_config.metadata_key
+    assert (key.key, [step.key for step in key.path]) == ("envoy.filters.listener.original_dst", ["waypoint"])
+    passed = json_format.MessageToDict(clusters.cluster(Cluster("app", "app", 80), WAYPOINT))["transportSocketMatches"][0]
+    assert key.key in {one["name"] for one in passed["transportSocket"]["typedConfig"]["passthroughMetadata"]}
+
+
 def test_order_of_http_filters() -> None:
     allow = Policy("a", "ns", Action.ALLOW)
     audit = Policy("b", "ns", Action.AUDIT)

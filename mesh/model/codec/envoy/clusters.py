@@ -236,7 +236,9 @@ def protocols(version: HttpVersion) -> list[str]:
 
 
 def connect_originate(profile: Profile) -> Any:
-    """The tunnels themselves: HTTP/2 over the mesh's mutual TLS, to the tunnel port of the address that the connection was meant for."""
+    """The tunnels themselves: HTTP/2 over the mesh's mutual TLS, to the tunnel port of the address that the connection was meant for, or of
+    the waypoint that is before it.
+    """
     options = http_protocol_options_pb2.HttpProtocolOptions()
     options.common_http_protocol_options.idle_timeout.CopyFrom(parts.duration(timedelta(hours=1)))
     http2 = options.explicit_http_config.http2_protocol_options
@@ -253,6 +255,9 @@ def connect_originate(profile: Profile) -> Any:
         transport_socket=tls.originating(profile),
     )
     made.original_dst_lb_config.upstream_port_override.value = profile.hbone_port
+    waypoint = made.original_dst_lb_config.metadata_key
+    waypoint.key = endpoints.ORIGINAL_DST_METADATA
+    waypoint.path.add(key=endpoints.WAYPOINT)
     made.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(parts.packed(options))
     return made
 

@@ -3,7 +3,8 @@
 An endpoint at the end of a tunnel is, to Envoy, one behind an internal listener (`connect_originate`), which is told by the endpoint's
 metadata where the tunnel goes and who has to be there:
 
-    envoy.filters.listener.original_dst: {local: "10.244.1.5:8080"}     becomes the CONNECT authority
+    envoy.filters.listener.original_dst: {local: "10.244.1.5:8080"}     becomes the CONNECT authority, and the tunnel goes to that address
+                                         {waypoint: "10.244.1.9:15008"} but to this one where a waypoint is before it
     culvert: {identities: "spiffe://…,spiffe://…"}                     one of which the tunnel's other end must prove
     envoy.transport_socket_match: {tunnel: http}                       chooses the transport that goes there
 """
@@ -24,6 +25,7 @@ from mesh.model.workload import Locality
 
 ORIGINAL_DST_METADATA = "envoy.filters.listener.original_dst"
 MATCH_METADATA = "envoy.transport_socket_match"
+WAYPOINT = "waypoint"
 TUNNEL_METADATA, TUNNEL_IDENTITIES = "culvert", "identities"
 TUNNELLED = {"tunnel": "http"}
 ISTIO_METADATA = "istio"
@@ -64,8 +66,10 @@ def _endpoint(endpoint: Endpoint, tunnels: bool) -> Any:
     address = endpoint.address
     described: dict[str, Mapping[str, str]] = {}
     if endpoint.tunnel is not None and tunnels and not isinstance(address, str):
-        made.endpoint.address.CopyFrom(parts.internal_address(CONNECT_ORIGINATE if address.port else CONNECT_DIRECT, str(address)))
-        described[ORIGINAL_DST_METADATA] = {"local": str(address)}
+        via = endpoint.tunnel.via
+        name = f"{address} by {via}" if via is not None else str(address)
+        made.endpoint.address.CopyFrom(parts.internal_address(CONNECT_ORIGINATE if address.port else CONNECT_DIRECT, name))
+        described[ORIGINAL_DST_METADATA] = {"local": str(address)} | ({WAYPOINT: str(via)} if via is not None else {})
         described[TUNNEL_METADATA] = {TUNNEL_IDENTITIES: ",".join(endpoint.tunnel.identities)}
         described[MATCH_METADATA] = TUNNELLED
     elif isinstance(address, str):

@@ -17,13 +17,16 @@ from mesh.model.manifest import Key
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A service, and the DestinationRules that count for it in the eyes of the proxy that the routes are for."""
+    """A service, and the DestinationRules that count for it in the eyes of the proxy that the routes are for. `through`: what goes there
+    meets its waypoint first, which alone chooses among subsets and tries again.
+    """
 
     mesh: MeshService
     rule: MergedRule | None = None
+    through: bool = False
 
     def has_subset(self, name: str) -> bool:
-        return self.rule is not None and name in self.rule.subsets
+        return self.through or (self.rule is not None and name in self.rule.subsets)
 
     def hashes(self, port: int, subset: str) -> tuple[Hash, ...]:
         """What chooses the endpoint, where one is chosen by hash."""
@@ -84,6 +87,9 @@ class Finder:
         if target.mesh.port(number) is None:
             self.notes.add(Problem.UNKNOWN_PORT, subject, f"{field}.port", f"{host} has no port {number}: what goes there fails")
             known = False
+        if subset and target.through:
+            message = f"{host} has a waypoint, which alone chooses among subsets: this goes there, and not to {subset} for sure"
+            self.notes.add(Problem.NO_EFFECT, subject, f"{field}.subset", message)
         if subset and not target.has_subset(subset):
             self.notes.add(
                 Problem.MISSING_SUBSET,

@@ -91,9 +91,9 @@ def destinations(services: Sequence[VirtualService], delegates: Delegates, conte
 
 
 def default_route(frontend: Target, port: int, context: Context) -> Route:
-    """To the service itself, with the retries that are everybody's."""
+    """To the service itself, with the retries that are everybody's, where nobody after us has them."""
     chosen = Finder({frontend.mesh.host: frontend}, port, context, Notes()).find(frontend.mesh.host, "", port, NOBODY, "")
-    retry = replace(DEFAULT_RETRY, elsewhere=not chosen.hashes)
+    retry = Retry(0) if frontend.through else replace(DEFAULT_RETRY, elsewhere=not chosen.hashes)
     hashes = chosen.hashes if context.kind is Kind.GRPC else ()
     return Route(RouteMatch(), Forward((Destination(chosen.cluster),), retry=retry, hashes=hashes), name="default")
 

@@ -1,0 +1,68 @@
+"""Services with a waypoint, as the clients that we configure see them.
+
+What L7 policies say of such a service is enforced at its waypoint, where nodes' tunnels take what plain clients send to its address. A
+client that we configure goes nowhere else: to it such a service is that address, and nothing more. What users wrote about the service is
+for the waypoint to do, once.
+
+    Envoys and gRPC clients    connect to the address, and the tunnel of their node takes that to the waypoint
+    Envoys that tunnel         ask the waypoint's pods for the address themselves
+    Envoys that bind           have the address themselves: without tunnels of their own they get nowhere
+
+One without an address (headless) is none of these: clients look up who is behind it, and so do ours (`control.resolve.passage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from control.resolve.l7.views import View
+from mesh.model.l7.endpoints import Assignment, Endpoint, LocalityGroup, Tunnel
+from mesh.model.l7.profile import Kind
+from mesh.model.l7.services import MeshService, Resolution
+from mesh.model.l7.translate.balancing import described
+from mesh.model.workload import Health, IPAddress, NetworkAddress, Service, SocketAddress, Workload
+
+
+def through_waypoint(view: View, service: Service) -> bool:
+    return view.kind is not Kind.WAYPOINT and service.waypoint is not None and bool(service.vips or service.vip_networks)
+
+
+def as_clients_see(view: View, mesh: MeshService) -> MeshService:
+    """With the one address that leads there, if there is one, and endpoints that come from us, whatever the waypoint has to do to find its.
+    Where only the connection tells, a plain Envoy goes where that was meant to go.
+    """
+    address = _address(mesh)
+    plain = not (view.bind or view.tunnels)
+    by_connection = address is None and plain and view.kind is Kind.CLIENT
+    entered = address if plain or view.tunnels else None
+    service = replace(mesh.service, vips=() if entered is None else (NetworkAddress("", entered),), vip_networks=())
+    return replace(mesh, service=service, resolution=Resolution.NONE if by_connection else Resolution.STATIC, distribution="")
+
+
+def _address(mesh: MeshService) -> IPAddress | None:
+    """The address that stands for all of a service's, IPv4 first; of a network that it has, the second, since the first may be nobody's.
+    None where each of several is another server's (NONE): which one is meant, only the connection tells.
+    """
+    vips = sorted((vip.ip for vip in mesh.service.vips), key=lambda ip: ip.version)
+    networks = [network for _, network in mesh.service.vip_networks]
+    if mesh.resolution is Resolution.NONE and (networks or len(vips) > 1):
+        return None
+    return vips[0] if vips else networks[0][1]
+
+
+def entrance(view: View, cluster: str, mesh: MeshService, port: int, pods: Iterable[Workload]) -> Assignment:
+    """The endpoints of a port of a service as clients see it. `pods` are its waypoint's; where none is ready, tunnels lead nowhere."""
+    gateway, vips = mesh.service.waypoint, mesh.service.vips
+    if gateway is None or not vips:
+        return Assignment(cluster)
+    target = SocketAddress(vips[0].ip, port)
+    if not view.tunnels:
+        return Assignment(cluster, (LocalityGroup((Endpoint(target),)),))
+    found = []
+    for pod in sorted(pods, key=lambda pod: pod.uid):
+        if pod.health is Health.HEALTHY and pod.addresses:
+            own = next((ip for ip in pod.addresses if ip.version == target.ip.version), pod.addresses[0])
+            tunnel = Tunnel((str(pod.identity),), SocketAddress(own, gateway.hbone_port))
+            found.append(Endpoint(target, tunnel=tunnel, workload=described(pod)))
+    return Assignment(cluster, (LocalityGroup(tuple(found)),) if found else ())
