@@ -70,7 +70,7 @@ UNSEEN: Final = Code(
     "CV0513",
     WARNING,
     "A VirtualService is where the service's waypoint does not look",
-    "A waypoint reads those of the service's namespace and of its own.",
+    "A waypoint reads those of the service's namespace and of its own, and clients leave all of it to the waypoint.",
 )
 OUTRANKED: Final = Code(
     "CV0514", WARNING, "Another route counts instead", "Only one of the objects that are named counts. Remove the others."
@@ -142,8 +142,8 @@ RULE_ELSEWHERE: Final = Code(
     "CV0702",
     WARNING,
     "A DestinationRule is where it is not looked up",
-    "Waypoints look in their own namespace, the service's and the root namespace. Elsewhere it is only for proxyless gRPC clients of its "
-    "namespace.",
+    "Waypoints look in their own namespace, the service's and the root namespace. Elsewhere it is only for gRPC clients and Envoys of its "
+    "namespace, and for services without a waypoint.",
 )
 EMPTY_SUBSET: Final = Code("CV0703", WARNING, "A subset has no endpoint", "What goes to it fails. Compare its labels with the pods'.")
 RULES_CONFLICT: Final = Code(
