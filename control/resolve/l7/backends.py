@@ -8,7 +8,7 @@ from typing import NamedTuple
 from control.resolve.engine import Group, Read, query
 from control.resolve.entries import listed_endpoints
 from control.resolve.l7.lookup import find_service, mesh_service, seen
-from control.resolve.l7.through import entrance
+from control.resolve.l7.through import before_pod, entrance
 from control.resolve.l7.views import View, context
 from control.resolve.tables import OBJECTS, SETTINGS
 from control.resolve.workloads import workloads
@@ -21,7 +21,7 @@ from mesh.model.l7.translate.destination_rule import cluster, effective
 from mesh.model.l7.translate.targets import Target
 from mesh.model.manifest import Key, Pod, ServiceEntry, WorkloadEntry
 from mesh.model.manifest.shapes import NOTHING
-from mesh.model.workload import HealthPolicy, NamespacedHostname, Service, Workload
+from mesh.model.workload import GatewayAddress, HealthPolicy, NamespacedHostname, Workload
 
 BY_NAME = (Discovery.DNS, Discovery.DNS_ONE)
 
@@ -130,13 +130,17 @@ def _assigned(read: Read, backend: Backend, found: Found) -> Assignment:
     name, target, port, subset = found
     mesh, rule = target.mesh, target.rule
     if target.through:
-        pods = _of_waypoint(read, mesh.service) if backend.view.tunnels else ()
+        pods = _pods_of(read, mesh.service.waypoint) if backend.view.tunnels else ()
         return entrance(backend.view, backend.cluster, mesh, port, pods)
     labels = rule.subsets[subset].labels if rule is not None and subset else NOTHING
     balancing = mesh.service.load_balancing
+    behind: Iterable[Candidate] = read(candidates, (name, port))
+    if backend.view.tunnels and not (mesh.service.vips or mesh.service.vip_networks):
+        reached = (_by_waypoint(read, candidate) for candidate in behind)
+        behind = [candidate for candidate in reached if candidate is not None]
     return assignment(
         backend.cluster,
-        read(candidates, (name, port)),
+        behind,
         effective(rule, port, subset),
         Viewpoint(backend.view.locality, cluster=read(SETTINGS, None).cluster),
         subset=labels,
@@ -145,9 +149,14 @@ def _assigned(read: Read, backend: Backend, found: Found) -> Assignment:
     )
 
 
-def _of_waypoint(read: Read, service: Service) -> tuple[Workload, ...]:
-    """The pods of a service's waypoint, ready or not."""
-    gateway = service.waypoint
+def _by_waypoint(read: Read, candidate: Candidate) -> Candidate | None:
+    """A pod that is addressed by itself, as the tunnel of a client reaches it; None where nothing does."""
+    waypoint = candidate.workload.waypoint
+    return candidate if waypoint is None else before_pod(candidate, _pods_of(read, waypoint))
+
+
+def _pods_of(read: Read, gateway: GatewayAddress | None) -> tuple[Workload, ...]:
+    """The pods of a waypoint, ready or not."""
     if gateway is None or not isinstance(gateway.destination, NamespacedHostname):
         return ()
     return tuple(candidate.workload for candidate in read(candidates, (gateway.destination, gateway.hbone_port)))

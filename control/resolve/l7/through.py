@@ -8,20 +8,22 @@ for the waypoint to do, once.
     Envoys that tunnel         ask the waypoint's pods for the address themselves
     Envoys that bind           have the address themselves: without tunnels of their own they get nowhere
 
-One without an address (headless) is none of these: clients look up who is behind it, and so do ours (`control.resolve.passage`).
+One without an address (headless) is none of these: clients look up who is behind it, and so do ours (`control.resolve.passage`). Then the
+pods are what is addressed, and where those have a waypoint of their own, an Envoy that tunnels goes there (`before_pod`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from zlib import crc32
 
 from control.resolve.l7.views import View
 from mesh.model.l7.endpoints import Assignment, Endpoint, LocalityGroup, Tunnel
 from mesh.model.l7.profile import Kind
 from mesh.model.l7.services import MeshService, Resolution
-from mesh.model.l7.translate.balancing import described
-from mesh.model.workload import Health, IPAddress, NetworkAddress, Service, SocketAddress, Workload
+from mesh.model.l7.translate.balancing import Candidate, described
+from mesh.model.workload import GatewayAddress, Health, IPAddress, NetworkAddress, Service, SocketAddress, Workload
 
 
 def through_waypoint(view: View, service: Service) -> bool:
@@ -59,10 +61,25 @@ def entrance(view: View, cluster: str, mesh: MeshService, port: int, pods: Itera
     target = SocketAddress(vips[0].ip, port)
     if not view.tunnels:
         return Assignment(cluster, (LocalityGroup((Endpoint(target),)),))
-    found = []
-    for pod in sorted(pods, key=lambda pod: pod.uid):
-        if pod.health is Health.HEALTHY and pod.addresses:
-            own = next((ip for ip in pod.addresses if ip.version == target.ip.version), pod.addresses[0])
-            tunnel = Tunnel((str(pod.identity),), SocketAddress(own, gateway.hbone_port))
-            found.append(Endpoint(target, tunnel=tunnel, workload=described(pod)))
-    return Assignment(cluster, (LocalityGroup(tuple(found)),) if found else ())
+    ready = _ready(pods)
+    found = tuple(Endpoint(target, tunnel=_tunnel(pod, gateway, target.ip), workload=described(pod)) for pod in ready)
+    return Assignment(cluster, (LocalityGroup(found),) if found else ())
+
+
+def before_pod(candidate: Candidate, pods: Iterable[Workload]) -> Candidate | None:
+    """A pod with a waypoint, by the tunnel of one of its pods, over which those behind it are spread; None where none is ready."""
+    ready, gateway = _ready(pods), candidate.workload.waypoint
+    if not ready or gateway is None or not candidate.workload.addresses:
+        return None
+    chosen = ready[crc32(candidate.workload.uid.encode()) % len(ready)]
+    return replace(candidate, tunnel=_tunnel(chosen, gateway, candidate.workload.addresses[0]))
+
+
+def _ready(pods: Iterable[Workload]) -> list[Workload]:
+    return sorted((pod for pod in pods if pod.health is Health.HEALTHY and pod.addresses), key=lambda pod: pod.uid)
+
+
+def _tunnel(pod: Workload, gateway: GatewayAddress, target: IPAddress) -> Tunnel:
+    """To a waypoint's pod, by an address of the same family as what it is asked for, if it has one."""
+    own = next((ip for ip in pod.addresses if ip.version == target.version), pod.addresses[0])
+    return Tunnel((str(pod.identity),), SocketAddress(own, gateway.hbone_port))

@@ -170,6 +170,20 @@ def test_one_without_an_address_is_looked_up_as_ever() -> None:
     assert Served(TUNNELS, mesh=mesh).addresses(cluster("v1")) == ["tunnel 10.0.0.1:8080"]
 
 
+def test_pods_that_are_looked_up_may_have_a_waypoint_of_their_own() -> None:
+    headless = WEB.replace("clusterIP: 10.96.0.1", "clusterIP: None")
+    meshed = pod("web-1", "10.0.0.1", labels=f"app: web, {USE}", meta=CAPTURED)
+    base = (headless, gateway(labels="istio.io/waypoint-for: workload"), WP, meshed, PODS[1])
+    mesh = resolved(*base, WP_POD)
+    tunnels = Served(TUNNELS, mesh=mesh)
+    assert tunnels.addresses(cluster()) == ["tunnel 10.0.0.1:8080 by 10.0.0.8:15008", "10.0.0.2:8080"]
+    assert Served(CLIENT, mesh=mesh).addresses(cluster()) == ["10.0.0.1:8080", "10.0.0.2:8080"], "its node's tunnel knows"
+    feed(mesh, *base)
+    assert tunnels.addresses(cluster()) == ["10.0.0.2:8080"], "around a waypoint that is not there leads nothing"
+    feed(mesh, WEB, *base[1:], WP_POD)
+    assert tunnels.addresses(cluster()) == ["tunnel 10.0.0.1:8080", "10.0.0.2:8080"], "who asks for the Service does not ask for its pods"
+
+
 def test_names_that_only_requests_tell_have_no_address_either() -> None:
     spec = "hosts: ['*.example.com'], location: MESH_EXTERNAL, ports: [{number: 80, name: http, protocol: HTTP}], resolution: DYNAMIC_DNS"
     found = Served(CLIENT, entry("ext", spec, f"labels: {{{USE}}}"), *BASE)

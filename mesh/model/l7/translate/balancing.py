@@ -35,11 +35,14 @@ WEIGHTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A workload behind the service. `port` is its own; `labels` are its pod's or entry's."""
+    """A workload behind the service. `port` is its own; `labels` are its pod's or entry's. `tunnel`: how it is reached, where that is
+    another way than its own.
+    """
 
     workload: Workload
     port: int
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    tunnel: Tunnel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +124,12 @@ def endpoint(entry: Candidate) -> Endpoint | None:
         address = HostPort(workload.hostname, entry.port)
     else:
         return None
-    tunnelled = workload.protocol is TunnelProtocol.HBONE and bool(workload.addresses)
+    own = Tunnel((str(workload.identity),)) if workload.protocol is TunnelProtocol.HBONE and workload.addresses else None
     return Endpoint(
         address,
         max(workload.capacity, 1),
         EndpointHealth.HEALTHY,
-        Tunnel((str(workload.identity),)) if tunnelled else None,
+        entry.tunnel or own,
         described(workload),
     )
 
