@@ -409,6 +409,25 @@ def test_a_key_that_was_taken_away_counts_no_more(desk: Desk) -> None:
     asyncio.run(test())
 
 
+def test_keys_are_put_anew_where_what_was_kept_is_lost(desk: Desk, tmp_path: Path) -> None:
+    async def test() -> None:
+        keeper = Keeper(tmp_path / "keep.db")
+        await keeper.open()
+        book = keeper.book("tokens")
+        issuer = Issuer(desk.api, book, lambda: desk.wall)
+        await issuer.fetch()
+        for _ in range(2):
+            assert await keeper.flush()
+            assert [origin for origin in book.rows if book.holds(origin)] == ["openid"]
+            book.lose()
+            assert not book.rows
+            book.refill()
+            assert not book.asks
+        await keeper.close()
+
+    asyncio.run(test())
+
+
 def test_keys_are_there_in_the_next_life(desk: Desk, tmp_path: Path) -> None:
     async def life(check: Callable[[Issuer], Any]) -> None:
         keeper = Keeper(tmp_path / "keep.db")
