@@ -61,9 +61,14 @@ class EventMeter:
 class ReviewMeter:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._reviews = Counter("culvert_token_reviews", "Tokens of callers, by what came of them", ["result"], registry=registry)
+        self._reviews.labels("turned_away")
+        self._asking = Gauge("culvert_token_reviews_waiting", "Tokens about which the API server is asked, or is to be", registry=registry)
 
     def reviewed(self, result: str) -> None:
         self._reviews.labels(result).inc()
+
+    def asking(self, tokens: int) -> None:
+        self._asking.set(tokens)
 
 
 class ValidationMeter:

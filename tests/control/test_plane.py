@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from control.admin import snapshot_view
+from control.auth import TooManyAsk
 from mesh.model.codec.proto import ADDRESS_TYPE, AUTHORIZATION_TYPE, authorization_from, workload_from
 from mesh.pb import authorization_pb2, workload_pb2
 from tests.control.ca.support import verify
@@ -158,6 +159,20 @@ def test_without_a_nodes_token_there_is_neither_xds_nor_certificate(tmp_path: Pa
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await certificate(channel, CART, token=token)
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    run(main)
+
+
+def test_who_cannot_be_known_for_all_the_others_is_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def late(*_: object) -> None:
+        raise TooManyAsk("9 callers wait to be known already")
+
+    async def main() -> None:
+        async with running(tmp_path, {"a.yaml": pod("a", "10.0.0.1")}) as plane, plane.channel() as channel:
+            monkeypatch.setattr("control.auth.tokens.NodeTokens.authenticate", late)
+            assert await refused(Stream(channel)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert 'culvert_xds_cut_off_total{reason="callers"} 1.0' in (await plane.http("/metrics"))[1]
+            assert not plane.plane.xds.clients
 
     run(main)
 
