@@ -62,6 +62,8 @@ MISSPELT = {
     "the namespace's field": WEB.replace("namespace: shop", "namspace: shop"),
     "the metadata's field": WEB.replace("metadata:", "metdata:"),
     "metadata is a list": WEB.replace("metadata: {", "metadata: [").replace("annotations: {}}", "annotations: {}]"),
+    "a list's kind": f"{{apiVersion: v1, kind: Lisst, metadata: {{resourceVersion: ''}}, items: [{WEB}]}}",
+    "a list's items": f"{{apiVersion: v1, kind: List, metadata: {{resourceVersion: ''}}, itmes: [{WEB}]}}",
     "no mapping": "just words",
     "no YAML": TEXT,
 }

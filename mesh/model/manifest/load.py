@@ -242,9 +242,8 @@ def _doubt(node: Node, classes: Mapping[str, type[Object]], refusals: tuple[Refu
         next(iter(classes.values())).NAME.read(name, "", trial)
         doubt |= Doubt.NAME if trial.refusals else Doubt.NONE
     # One that is said nowhere is `default`, unless it is said in a field that is misspelt.
-    metadata = node.get("metadata")
-    whole = metadata is not None and isinstance(metadata.value, dict)
-    if node.get("metadata", "namespace") is None and (not whole or any(refusal.field.startswith("metadata.") for refusal in refusals)):
+    misspelt = any(refusal.field.startswith("metadata.") for refusal in refusals)
+    if node.get("metadata", "namespace") is None and (name is None or misspelt):
         doubt |= Doubt.NAMESPACE
     return doubt
 
