@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -50,8 +51,10 @@ def routes(xds: XdsServer, pipeline: Pipeline, metrics: Metrics, problems: Calla
         found = {"snapshot": pipeline.tunnels.number, "clients": xds.debug(), "sources": sources_view(pipeline, time.time())}
         return json_response({**found, "refused": refused_view(pipeline.mesh), "problems": problems()})
 
-    def refusals(_: Request) -> Response:
-        return json_response(refusals_view(pipeline.mesh))
+    async def refusals(_: Request) -> Response:
+        async with one_at_a_time:
+            view = refusals_view(pipeline.mesh)
+            return await asyncio.to_thread(lambda: json_response(view()))
 
     def names(request: Request) -> Response:
         number = pipeline.tunnels.number
@@ -107,9 +110,12 @@ def snapshot_view(mesh: Mesh, tunnels: Store) -> Callable[[], dict[str, Any]]:
     return view
 
 
-def refusals_view(mesh: Mesh) -> list[dict[str, str]]:
-    """One entry per refused value; `consequence` is of the whole object, "" where nothing but its absence follows."""
-    return [
+def refusals_view(mesh: Mesh) -> Callable[[], list[dict[str, str]]]:
+    """What is refused now. What is returned makes it readable, on any thread: one entry per refused value; `consequence` is of the whole
+    object, "" where nothing but its absence follows.
+    """
+    refused = mesh.refused_view()
+    return lambda: [
         {
             "file": refusal.where,
             "object": refusal.subject,
@@ -118,7 +124,7 @@ def refusals_view(mesh: Mesh) -> list[dict[str, str]]:
             "accepted": refusal.accepted,
             "consequence": consequence,
         }
-        for entry, consequence in mesh.refused()
+        for entry, consequence in refused()
         for refusal in entry.refusals
     ]
 
@@ -126,15 +132,16 @@ def refusals_view(mesh: Mesh) -> list[dict[str, str]]:
 def refused_view(mesh: Mesh) -> dict[str, Any]:
     """How much is refused, and what is denied for that. `shut`: everything is, in all of the mesh."""
     rejections = mesh.catalog.rejections
-    held = [(subject, rejections[subject]) for subject in mesh.consequences if subject in rejections]
-    denying = [
+    held = ((subject, rejections[subject]) for subject in mesh.consequences if subject in rejections)
+    denying = (
         {"file": entry.refusals[0].where, "object": entry.refusals[0].subject, "consequence": consequence}
         for subject, rejection in held
         if not rejection.kept
         for entry, consequence in zip(rejection.refused, mesh.consequences[subject], strict=False)
-    ]
+    )
+    told = list(islice(denying, MAX_DENYING))
     shut = any(policy.scope is PolicyScope.GLOBAL and not policy.enforceable for policy in mesh.policies.values())
-    return {"objects": sum(len(rejection.refused) for rejection in rejections.values()), "denying": denying[:MAX_DENYING], "shut": shut}
+    return {"objects": sum(len(rejection.refused) for rejection in rejections.values()), "denying": told, "shut": shut}
 
 
 def names_view(mesh: Mesh, number: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from control.meters import ConsulMeter, KeepMeter
 from control.metrics import Metrics
 from control.pipeline import Pipeline
 from control.ports import listening, probe
+from control.presence import presence
 from control.resolve import Mesh, MeshSettings
 from control.sources import Feed
 from control.sources.consul.source import ConsulSource
@@ -88,6 +89,7 @@ class ControlPlane:
             self.mesh.nodes,
             metrics.registry,
             config.ca_dir / COMMANDS,
+            sources=lambda: presence(self.mesh) if self.pipeline.current else None,
         )
         self.secrets = Secrets(self.ca.keeper)
         self.xds = XdsServer(authenticator, self._view, metrics)

@@ -1,8 +1,8 @@
 """What is in force: the objects that were accepted, and for what was refused, which earlier version stays. Kept change by change.
 
 Kubernetes refuses a bad update at the door and the object stays as it was; files have no door, so this keeps the last accepted
-version of whatever an origin now says wrongly. Where nothing was ever accepted, nothing is in force, and a refused policy denies what it
-would cover.
+version of whatever an origin now says wrongly; also where that is so wrong that it cannot be told to be that object (`held`). Where
+nothing was ever accepted, nothing is in force, and a refused policy denies what it would cover.
 
 Objects of one name from several origins refuse each other, all of them, since none can be told to be the one that is meant; one that was
 refused for itself counts as well.
@@ -14,10 +14,11 @@ once, so that of two copies that are read one after the other neither was in for
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from control.held import NOTHING, Held, held, keys_of
 from mesh.model.errors import Flaw, Refusal
 from mesh.model.manifest import Key, Object, Parsed, Refused, refused_object
 
@@ -57,7 +58,7 @@ class Catalog:
         """How often anything of `rejections` changed."""
         self._origins: dict[Origin, Parsed] = {}
         self._found: dict[Key, Origin | tuple[Origin, ...]] = {}  # where anything of a name is, accepted or refused; mostly one place
-        self._held: dict[Origin, frozenset[Key]] = {}  # what an origin that cannot be read held before
+        self._held: dict[Origin, Held] = {}  # what an origin held before that cannot be read now
         self._holders: dict[Key, set[Origin]] = {}
         self._recalled: dict[Key, Object] = {}
         self._gone: set[Key] = set()  # nothing said anything of it for a moment since the last update
@@ -69,9 +70,8 @@ class Catalog:
         before = self._origins.get(origin, Parsed())
         if parsed == before and [entry.where for entry in parsed.objects] == [entry.where for entry in before.objects]:
             return False
-        touched = _keys(before) | _keys(parsed)
-        unreadable = tuple(entry for entry in parsed.refused if entry.key is None)
-        touched |= self._hold(origin, before, unreadable)
+        said = keys_of(parsed)
+        touched = keys_of(before) | said | self._hold(origin, before, parsed, said)
         self._locate(origin, before, parsed)
         if parsed.objects or parsed.refused:
             self._origins[origin] = parsed
@@ -102,26 +102,23 @@ class Catalog:
         """The origins of one source that hold anything."""
         return [origin.name for origin in self._origins if origin.source == source]
 
-    def _hold(self, origin: Origin, before: Parsed, unreadable: tuple[Refused, ...]) -> set[Key]:
-        """Note what an origin held as long as it cannot be read. The keys that are concerned."""
-        had = self._held.get(origin, frozenset())
-        if unreadable:
-            held = had | {entry.key for entry in before.objects if entry.key in self.objects}
-        else:
-            held = frozenset()
-        if held == had:
-            return set()
-        for key in had - held:
+    def _hold(self, origin: Origin, before: Parsed, parsed: Parsed, said: set[Key]) -> set[Key]:
+        """Note what of an origin stays in force as long as it cannot be read. The keys that are concerned. `said`: those of `parsed`."""
+        had = self._held.get(origin, NOTHING)
+        now = held(had, before, parsed, lambda key: key in self.objects and key not in self._gone)
+        for key in had.keys.keys() - now.keys.keys():
             self._holders[key].discard(origin)
             if not self._holders[key]:
                 del self._holders[key]
-        for key in held - had:
+                if key not in self._found and key not in said:
+                    self._gone.add(key)
+        for key in now.keys.keys() - had.keys.keys():
             self._holders.setdefault(key, set()).add(origin)
-        if held:
-            self._held[origin] = held
+        if now.keys:
+            self._held[origin] = now
         else:
-            del self._held[origin]
-        return set(had | held)
+            self._held.pop(origin, None)
+        return set(had.keys) ^ set(now.keys)
 
     def _decide(self, key: Key) -> bool:
         """Bring one key up to date; whether anything of it changed."""
@@ -139,11 +136,16 @@ class Catalog:
         else:
             self.objects[key] = now
         changed = now != before or (now is not None and before is not None and now.where != before.where)
-        return self._reject(key, tuple(refused), KEPT if now is not None else "") or changed
+        kept = KEPT if now is not None else KEPT_FILE if broken and not copies and self._excused(key) else ""
+        return self._reject(key, tuple(refused), kept) or changed
+
+    def _excused(self, key: Key) -> bool:
+        """Whether what is refused under a name is taken for new versions of objects that stay in force."""
+        return all(place in self._held and self._held[place].excuses(self._said_in(place, key)[1]) for place in self._places(key))
 
     def _locate(self, origin: Origin, before: Parsed, now: Parsed) -> None:
         """Note where names are."""
-        had, has = _keys(before), _keys(now)
+        had, has = keys_of(before), keys_of(now)
         for key in had - has:
             left = tuple(place for place in self._places(key) if place != origin)
             if not left:
@@ -165,15 +167,16 @@ class Catalog:
         copies: list[Object] = []
         broken: list[Refused] = []
         for place in self._places(key):
-            parsed = self._origins[place]
-            if len(parsed.objects) + len(parsed.refused) > MANY:
-                found = self._index(place, parsed).get(key, ((), ()))
-                copies += found[0]
-                broken += found[1]
-            else:
-                copies += [entry for entry in parsed.objects if entry.key == key]
-                broken += [entry for entry in parsed.refused if entry.key == key]
+            found = self._said_in(place, key)
+            copies += found[0]
+            broken += found[1]
         return copies, broken
+
+    def _said_in(self, place: Origin, key: Key) -> tuple[Sequence[Object], Sequence[Refused]]:
+        parsed = self._origins[place]
+        if len(parsed.objects) + len(parsed.refused) > MANY:
+            return self._index(place, parsed).get(key, ((), ()))
+        return [entry for entry in parsed.objects if entry.key == key], [entry for entry in parsed.refused if entry.key == key]
 
     def _index(self, place: Origin, parsed: Parsed) -> dict[Key, tuple[list[Object], list[Refused]]]:
         """What an origin of many objects holds, by name. Made for one `update`."""
@@ -190,7 +193,7 @@ class Catalog:
     def _unread(self, origin: Origin) -> bool:
         """As `_decide`, of what an origin holds that cannot be told to be any object."""
         unreadable = tuple(entry for entry in self._origins.get(origin, Parsed()).refused if entry.key is None)
-        return self._reject(origin, unreadable, KEPT_FILE if origin in self._held else "")
+        return self._reject(origin, unreadable, KEPT_FILE if self._held.get(origin, NOTHING).excuses(unreadable) else "")
 
     def _reject(self, subject: Subject, refused: tuple[Refused, ...], kept: str) -> bool:
         before = self.rejections.get(subject)
@@ -201,11 +204,6 @@ class Catalog:
             self.rejections[subject] = now
         self.rejected += now != before
         return now != before
-
-
-def _keys(parsed: Parsed) -> set[Key]:
-    """The names that an origin says anything of."""
-    return {entry.key for entry in parsed.objects} | {entry.key for entry in parsed.refused if entry.key is not None}
 
 
 def _rivals(key: Key, copies: list[Object], broken: list[Refused]) -> list[Refused]:

@@ -14,17 +14,19 @@ all of them in one transaction, on a thread of its own. A transaction that fails
 changes wait on, and are tried again. The time of the last contact is part of the transaction: the file never claims to be newer than it is.
 
 Nothing is written of a source before it has said everything once, since of policies half is not safer than none. So a broken file is
-not read in part either, but set aside, and said (`kept`). Nor is one that is damaged while we run written on: what it held is nowhere
-else in the form in which it is kept, so nothing is kept until the next start, when sources say everything anew.
+not read in part either, but set aside, and said (`kept`). Nor is one that is damaged while we run written on: another is begun, and
+each source is asked to say everything anew (`refill`). Until it has, the new file holds nothing of it, and then all of it at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -38,6 +40,10 @@ PAUSE = 1.0
 CONFIRM = 30.0
 """Seconds between two writes that say nothing but that there was contact."""
 FIRST_RETRY, MOST_RETRY = 2.0, 60.0
+REFILL_PAUSE = 600.0
+"""Seconds between two times that sources are asked to say everything anew: a disk that damages whatever is written on it must not have an
+API server list everything without end. The first time is at once.
+"""
 T = TypeVar("T")
 
 
@@ -59,6 +65,11 @@ class KeepMeter(Protocol):
 
     def waiting(self, rows: int) -> None: ...
 
+    def damaged(self) -> None: ...
+
+    def refilled(self) -> None:
+        """All that a source holds is in the file again."""
+
 
 class NoKeepMeter:
     def wrote(self, rows: int) -> None: ...
@@ -67,9 +78,25 @@ class NoKeepMeter:
 
     def waiting(self, rows: int) -> None: ...
 
+    def damaged(self) -> None: ...
+
+    def refilled(self) -> None: ...
+
+
+class Filling(Enum):
+    """What becomes of a book whose rows were lost with the file."""
+
+    NOT = "nothing was lost"
+    DUE = "nothing is kept until the source is asked to say everything anew"
+    ASKED = "the source says everything anew"
+    SAID = "it has, and that is to be written"
+
 
 class Book:
-    """One source's part of the keeper. Everything but `load` returns at once."""
+    """One source's part of the keeper. Everything but `load` returns at once.
+
+    `on_loss` is called, on the event loop, when everything that the source holds has to be put anew: it sees to that, and calls `refilled`.
+    """
 
     def __init__(self, source: str, load: Callable[[Book], Awaitable[Kept | None]], wake: Callable[[], None]) -> None:
         self.source = source
@@ -80,8 +107,9 @@ class Book:
         self.whole = False
         self.forget = True
         """The rows that the file has are none of what was put here, and go when something is written."""
-        self.lost = False
-        """What the file held of it is gone, and nothing is kept any more."""
+        self.filling = Filling.NOT
+        self.losses = 0
+        self.on_loss: Callable[[], None] | None = None
         self._load = load
         self._wake = wake
 
@@ -90,7 +118,7 @@ class Book:
         return await self._load(self)
 
     def put(self, origin: str, value: bytes, accepted: bool = True) -> None:
-        if not self.lost:
+        if self.filling is not Filling.DUE:
             self.changes[origin] = compose(self.changes.get(origin), Pending(value, accepted))
             self._wake()
 
@@ -99,14 +127,30 @@ class Book:
             self.changes[origin] = Pending(None)
             self._wake()
 
+    def holds(self, origin: str) -> bool:
+        """Whether it has a row, or will have one."""
+        change = self.changes.get(origin)
+        return change.value is not None if change is not None else origin in self.rows
+
+    @property
+    def asks(self) -> bool:
+        """The source is to put everything anew, and has not said that it did."""
+        return self.filling is Filling.ASKED
+
     def confirm(self, when: float) -> None:
         """What was put is how things are at this time."""
         self.confirmed = max(self.confirmed, when)
 
     def complete(self) -> None:
-        """What was put so far is all that the source holds; changes keep it so."""
-        if not self.whole:
+        """What was put so far is all that the source holds; changes keep it so. Not where some of that was lost: see `refilled`."""
+        if not self.whole and self.filling is Filling.NOT:
             self.whole = True
+            self._wake()
+
+    def refilled(self) -> None:
+        """What was put since `on_loss` was called is all that the source holds."""
+        if self.filling is Filling.ASKED:
+            self.filling, self.whole = Filling.SAID, True
             self._wake()
 
     def clear(self) -> None:
@@ -116,23 +160,32 @@ class Book:
         self.whole, self.forget = False, True
 
     def lose(self) -> None:
+        """The file is gone, with all rows."""
         self.clear()
-        self.lost = True
+        self.filling = Filling.DUE
+        self.losses += 1
+
+    def refill(self) -> None:
+        """Have the source say everything anew, if that is due."""
+        if self.filling is Filling.DUE and self.on_loss is not None:
+            self.filling = Filling.ASKED
+            self.on_loss()
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is being written of one book. `fresh`: origins that had no row before."""
+    """What is being written of one book. `fresh`: origins that had no row before. `losses`: of the book by then."""
 
     book: Book
     part: Part
     fresh: frozenset[str]
+    losses: int
 
 
 class Keeper:
-    """`path` is made if it is missing, with its directory."""
+    """`path` is made if it is missing, with its directory. `now` is monotonic."""
 
-    def __init__(self, path: Path, meter: KeepMeter | None = None) -> None:
+    def __init__(self, path: Path, meter: KeepMeter | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self.path = path
         self.trouble = ""
         """Why nothing is kept now, as a sentence; "" while all is well."""
@@ -142,6 +195,8 @@ class Keeper:
         self._thread = ThreadPoolExecutor(1, "keep")
         self._wake = asyncio.Event()
         self._confirmed_at: dict[str, float] = {}
+        self._now = now
+        self._refill_at = float("-inf")
 
     async def open(self) -> None:
         """Before anything is loaded. Whatever is wrong with the file is said, and ends nothing."""
@@ -161,6 +216,7 @@ class Keeper:
                 pass
             await asyncio.sleep(PAUSE)
             self._wake.clear()
+            self.refill()
             if await self.flush():
                 retry = FIRST_RETRY
             else:
@@ -182,14 +238,27 @@ class Keeper:
         self._settle(batches, error)
         return error is None
 
-    def _lose(self, why: str) -> None:
-        """Of no book anything is kept any more."""
-        for book in self._books.values():
+    def refill(self) -> None:
+        """Have sources whose part of the file was lost say everything anew, if it is time."""
+        due = [book for book in self._books.values() if book.filling is Filling.DUE]
+        if due and self._now() >= self._refill_at:
+            self._refill_at = self._now() + REFILL_PAUSE
+            for book in due:
+                book.refill()
+
+    def _lose(self, why: str, books: Iterable[Book]) -> None:
+        """The file is gone, and with it the rows of these books."""
+        self._file = None
+        for book in books:
             book.lose()
-        self._meter.failed()
-        self._meter.waiting(0)
-        self.trouble = f"the file was damaged and is set aside, and nothing is kept until the next start: {why}"
-        log.error("what the sources say cannot be kept; everything else goes on", path=str(self.path), error=self.trouble)
+        self._meter.damaged()
+        self._meter.waiting(self._waiting())
+        self.trouble = f"the file was damaged and is set aside, and is being filled anew: {why}"
+        log.error("what the sources say is not kept for now; everything else goes on", path=str(self.path), error=self.trouble)
+        self._wake.set()
+
+    def _waiting(self) -> int:
+        return sum(len(book.changes) for book in self._books.values())
 
     async def close(self) -> None:
         """Write what waits, if that can be done."""
@@ -209,18 +278,25 @@ class Keeper:
         changes, book.changes = book.changes, {}
         fresh = frozenset(origin for origin, change in changes.items() if change.value is not None and origin not in book.rows)
         book.rows |= fresh
-        return Batch(book, Part(book.source, changes, book.confirmed, book.whole, book.forget), fresh)
+        return Batch(book, Part(book.source, changes, book.confirmed, book.whole, book.forget), fresh, book.losses)
 
     def _settle(self, batches: Iterable[Batch], error: str | BrokenError | None) -> None:
         if isinstance(error, BrokenError):
-            self._lose(str(error))
+            self._meter.failed()
+            self._lose(str(error), self._books.values())
             return
         for batch in batches:
             book, part = batch.book, batch.part
+            if book.losses != batch.losses:
+                continue  # whatever became of it, it is gone
             if error is None:
                 book.rows -= {origin for origin, change in part.changes.items() if change.value is None and origin not in book.changes}
                 if book.whole:
                     book.forget = False
+                if part.forget and book.filling is Filling.SAID:
+                    book.filling = Filling.NOT
+                    self._meter.refilled()
+                    log.info("what a source holds is in the file again", source=book.source, rows=len(book.rows))
                 self._confirmed_at[book.source] = part.confirmed
                 self._meter.wrote(len(part.changes))
                 continue
@@ -230,7 +306,9 @@ class Keeper:
             merged = {**part.changes, **newer}
             # A row that was never written needs no removal: pods come and go while a disk is full.
             book.changes = {origin: change for origin, change in merged.items() if change.value is not None or origin in book.rows}
-        self._meter.waiting(sum(len(book.changes) for book in self._books.values()))
+        self._meter.waiting(self._waiting())
+        if error is None and self.trouble and any(book.filling is not Filling.NOT for book in self._books.values()):
+            return  # what is written is not all of it
         if error is not None and error != self.trouble:
             log.error("what the sources say cannot be kept; everything else goes on", path=str(self.path), error=error)
         elif error is None and self.trouble:
@@ -251,6 +329,10 @@ class Keeper:
 
     async def _load(self, book: Book) -> Kept | None:
         kept = await self._on_thread(lambda: self._read(book.source))
+        if isinstance(kept, BrokenError):
+            # Who loads has put nothing yet, and will say everything. Others have read what is gone now, and go on from there.
+            self._lose(str(kept), [other for other in self._books.values() if other is not book])
+            return None
         if kept is None:
             return None
         book.rows = {row.origin for row in kept.rows}
@@ -258,9 +340,11 @@ class Keeper:
         self._confirmed_at[book.source] = kept.confirmed
         return kept
 
-    def _read(self, source: str) -> Kept | None:
+    def _read(self, source: str) -> Kept | BrokenError | None:
         try:
             return self._file.read(source) if self._file is not None else None
+        except BrokenError as error:
+            return error
         except (sqlite3.Error, OSError) as error:
             log.error("what was kept cannot be read", path=str(self.path), source=source, error=str(error))
             return None

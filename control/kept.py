@@ -11,7 +11,7 @@ import sqlite3
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,33 +100,31 @@ class Snapshot:
             self._connection = self._connect()
 
     def read(self, source: str) -> Kept | None:
-        """What is kept of a source, if it is whole. A value that does not fit its checksum spoils all of the file, which is set aside."""
-        try:
-            with _broken():
-                found = self._connection.execute("SELECT confirmed, complete FROM sources WHERE name = ?", (source,)).fetchone()
-                if found is None or not found[1]:
-                    return None
-                rows = self._connection.execute(
-                    "SELECT origin, accepted, value, checksum, last, last_checksum FROM kept WHERE source = ?", (source,)
-                )
-                return Kept(tuple(_row(*row) for row in rows), found[0])
-        except BrokenError as error:
-            self._connection.close()
-            self._set_aside(str(error))
-            self._connection = self._connect()
-            return None
+        """What is kept of a source, if it is whole. A value that does not fit its checksum spoils all of the file: BrokenError."""
+        with self._whole():
+            found = self._connection.execute("SELECT confirmed, complete FROM sources WHERE name = ?", (source,)).fetchone()
+            if found is None or not found[1]:
+                return None
+            rows = self._connection.execute(
+                "SELECT origin, accepted, value, checksum, last, last_checksum FROM kept WHERE source = ?", (source,)
+            )
+            return Kept(tuple(_row(*row) for row in rows), found[0])
 
     def write(self, parts: list[Part]) -> None:
-        """All of it, or nothing: sqlite3.Error, and the file is as it was. BrokenError where it was damaged since it was opened: it is set
-        aside, a new one is begun, and nothing of what was kept is left.
-        """
+        """All of it, or nothing: sqlite3.Error, and the file is as it was. BrokenError where it was damaged since it was opened."""
+        with self._whole():
+            self._write(parts)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """BrokenError where the file is not. It is set aside and closed then, for good: another is begun by opening it anew."""
         try:
             with _broken():
-                self._write(parts)
+                yield
         except BrokenError as error:
             self._connection.close()
-            self._set_aside(str(error))
-            self._connection = self._connect()
+            with suppress(OSError):  # then it is found, and set aside, when it is opened
+                self._set_aside(str(error))
             raise
 
     def _write(self, parts: list[Part]) -> None:
@@ -135,6 +133,9 @@ class Snapshot:
             for part in parts:
                 if part.forget:
                     transaction.execute("DELETE FROM kept WHERE source = ?", (part.source,))
+                elif transaction.execute("SELECT complete FROM sources WHERE name = ?", (part.source,)).fetchone() != (1,):
+                    # Changes to another file than this, which would be taken for all that there is.
+                    raise BrokenError(f"it does not hold what was written of {part.source}")
                 for origin, change in part.changes.items():
                     _write(transaction, part.source, origin, change)
                 transaction.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?)", (part.source, part.confirmed, part.whole))

@@ -61,9 +61,14 @@ class EventMeter:
 class ReviewMeter:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._reviews = Counter("culvert_token_reviews", "Tokens of callers, by what came of them", ["result"], registry=registry)
+        self._reviews.labels("turned_away")
+        self._asking = Gauge("culvert_token_reviews_waiting", "Tokens about which the API server is asked, or is to be", registry=registry)
 
     def reviewed(self, result: str) -> None:
         self._reviews.labels(result).inc()
+
+    def asking(self, tokens: int) -> None:
+        self._asking.set(tokens)
 
 
 class ValidationMeter:
@@ -82,6 +87,8 @@ class KeepMeter:
         self._rows = Counter("culvert_kept_rows", "Changes of sources written to disk", registry=registry)
         self._failures = Counter("culvert_keep_failures", "Writes to disk that failed", registry=registry)
         self._waiting = Gauge("culvert_keep_waiting", "Changes of sources that are not on disk yet", registry=registry)
+        self._damaged = Counter("culvert_keep_damaged", "Times that the file was found damaged, and begun anew", registry=registry)
+        self._refilled = Counter("culvert_keep_refilled", "Sources that were written whole after that", registry=registry)
 
     def wrote(self, rows: int) -> None:
         self._rows.inc(rows)
@@ -91,6 +98,12 @@ class KeepMeter:
 
     def waiting(self, rows: int) -> None:
         self._waiting.set(rows)
+
+    def damaged(self) -> None:
+        self._damaged.inc()
+
+    def refilled(self) -> None:
+        self._refilled.inc()
 
 
 class ConsulMeter:

@@ -12,7 +12,7 @@ from control.exposition import IstioCounter, exposition
 SHORT = {"Cluster": "cds", "ClusterLoadAssignment": "eds", "Listener": "lds", "RouteConfiguration": "rds", "Secret": "sds"}
 REJECTS = {name: word for name, word in SHORT.items() if word != "sds"}
 CONFIG_SIZES = (1, 10_000, 1_000_000, 4_000_000, 10_000_000, 40_000_000)
-CUT_OFF = ("protocol", "unanswered", "too_many", "caller_streams", "views", "caller_views", "names")
+CUT_OFF = ("protocol", "unanswered", "callers", "too_many", "caller_streams", "views", "caller_views", "names")
 TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 3, 5, 10, 20, 30)
 
 

@@ -81,6 +81,11 @@ class Pipeline:
         """Every source has handed over what there was at the start, and clients are served it."""
         return self.tunnels.number > 0
 
+    @property
+    def current(self) -> bool:
+        """Ready, and every source says that what it handed over is how things are."""
+        return self.ready and all(source.state.synced and source.state.stale_since is None for source in self.sources)
+
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:

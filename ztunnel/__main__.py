@@ -7,6 +7,7 @@ import sys
 
 import uvloop
 
+from mesh.io.dumps import forbid_dumps
 from mesh.io.log import setup
 from mesh.model.errors import ConfigError
 from ztunnel.config import from_environment, prepare_process
@@ -23,6 +24,7 @@ def run() -> int:
     from ztunnel.app import main
 
     try:
+        forbid_dumps()  # it holds the keys of every pod of the node
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main(config, levels, sink))
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -2,7 +2,7 @@
 
 Run by `Keysmith` as `python -m ztunnel.keysmith`, talking over its standard input and output: a line with a SPIFFE id in, a line of JSON
 `{"key": PEM, "csr": PEM}` or `{"error": text}` out. It exits when its input ends or has been silent for `IDLE` seconds. Keys pass through
-pipes only, never through a file.
+pipes only, never through a file, and into no core dump.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import select
 import sys
 from dataclasses import dataclass, field
 
+from mesh.io.dumps import forbid_dumps
 from mesh.model.errors import PeerError
 from mesh.model.identity import Identity, parse_spiffe
 from mesh.model.reasons import Reason
@@ -113,6 +114,7 @@ def answer(line: str) -> dict[str, str]:
 
 
 def main() -> None:
+    forbid_dumps()  # of the tunnel's own, only the limit is inherited
     while select.select([sys.stdin], [], [], IDLE)[0]:
         line = sys.stdin.readline(MAX_LINE)
         if not line:

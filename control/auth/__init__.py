@@ -29,6 +29,10 @@ class Caller:
         return f"node {self.node}" if self.node else "anonymous"
 
 
+class TooManyAsk(Exception):  # noqa: N818 - a bound that was reached, not an accident
+    """Who calls cannot be found out now, since so many others wait to be known. It is to come again."""
+
+
 class Authenticator(Protocol):
     async def authenticate(self, metadata: Metadata) -> Caller | None:
-        """Who makes a call with this metadata; None where nothing is proved."""
+        """Who makes a call with this metadata; None where nothing is proved. Raises TooManyAsk."""

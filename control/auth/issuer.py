@@ -78,6 +78,9 @@ class Issuer:
         self._wall = wall
         self._issuer = ""
         self._keys: dict[str, jwt.PyJWK] = {}
+        self._kept = b""
+        if book is not None:
+            book.on_loss = self._keep
 
     @property
     def known(self) -> bool:
@@ -108,10 +111,17 @@ class Issuer:
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, jwt.PyJWTError) as error:
             log.error("the keys of service account tokens cannot be read: the old ones stay", error=str(error))
             return
+        self._kept = msgspec.json.encode(_Kept(issuer, msgspec.Raw(keys.body)))
         if self._book is not None:
-            self._book.put(ORIGIN, msgspec.json.encode(_Kept(issuer, msgspec.Raw(keys.body))))
             self._book.confirm(self._wall())
+        self._keep()
+
+    def _keep(self) -> None:
+        """Anew too, where it was lost."""
+        if self._book is not None and self._kept:
+            self._book.put(ORIGIN, self._kept)
             self._book.complete()
+            self._book.refilled()
 
     def verify(self, token: str, audience: str, pods: Pods) -> Claims:
         """What the token proves by itself and by what was last seen of its pod. Unproved."""
@@ -156,6 +166,7 @@ class Issuer:
             try:
                 known = msgspec.json.decode(row.value, type=_Kept)
                 self._take(known.issuer, bytes(known.keys))
+                self._kept = row.value
             except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, jwt.PyJWTError) as error:
                 log.error("the keys of service account tokens that were kept cannot be read", error=str(error))
 

@@ -21,7 +21,7 @@ from typing import Protocol
 from lightkube.models.authentication_v1 import TokenReviewSpec, TokenReviewStatus
 from lightkube.resources.authentication_v1 import TokenReview
 
-from control.auth import TRUSTED, Caller, Metadata
+from control.auth import TRUSTED, Caller, Metadata, TooManyAsk
 from control.auth.issuer import SUBJECT, Issuer, Pods, Unproved, expiry
 from control.kube.client import Api
 from control.kube.errors import Busy, KubeError, ServerFailed, Unreachable
@@ -41,6 +41,10 @@ BAD = 1.5
 MOST_KNOWN = 10_000
 AT_ONCE = 32
 """Questions that the API server is asked at one time."""
+MOST_ASKED = 1024
+"""Tokens about which it is asked or to be asked: what has one of 16 KiB is 16 MiB. A server that answers in 20 ms is done with them in less
+than a second. Whoever comes beside them comes again.
+"""
 PATIENCE = 5.0
 AWAY = 5.0
 """Seconds after a failure to reach the API server in which it is not asked again."""
@@ -48,11 +52,16 @@ AWAY = 5.0
 
 class ReviewMeter(Protocol):
     def reviewed(self, result: str) -> None:
-        """yes, no, cached, unreachable, failed; and offline, offline_no: judged by the published keys."""
+        """yes, no, cached, unreachable, failed, turned_away; and offline, offline_no: judged by the published keys."""
+
+    def asking(self, tokens: int) -> None:
+        """So many are asked about or wait for it."""
 
 
 class NoReviewMeter:
     def reviewed(self, result: str) -> None: ...
+
+    def asking(self, tokens: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +116,18 @@ class TokenReviews:
             return known.caller
         task = self._asking.get(digest)
         if task is None:
+            if len(self._asking) >= MOST_ASKED:
+                self._meter.reviewed("turned_away")
+                raise TooManyAsk(f"{MOST_ASKED} callers wait to be known already")
             task = self._asking[digest] = asyncio.create_task(self._judge(token, digest))
-            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+            self._meter.asking(len(self._asking))
+            task.add_done_callback(lambda _: self._asked(digest))
         # One caller that goes away must not take the answer from the others who wait for it.
         return await asyncio.shield(task)
+
+    def _asked(self, digest: bytes) -> None:
+        self._asking.pop(digest, None)
+        self._meter.asking(len(self._asking))
 
     async def _judge(self, token: str, digest: bytes) -> Caller | None:
         try:
@@ -129,14 +146,13 @@ class TokenReviews:
 
     async def _review(self, token: str) -> Caller | None:
         """What the API server says. AwayError where it says nothing."""
-        now = self._now()
-        if now < self._away_until:
-            raise AwayError
-        if self._away:
-            self._away_until = now + PATIENCE  # one finds out whether it is back, and only that one waits
+        self._check_away()
         try:
             question = TokenReview(spec=TokenReviewSpec(token=token, audiences=[self._audience]))
             async with self._slots:
+                self._check_away()  # those before may have found out
+                if self._away:
+                    self._away_until = self._now() + PATIENCE  # one finds out whether it is back, and only that one waits
                 review = await self._api.typed("create", RESOURCE, lambda client: client.create(question), PATIENCE)
         except (Unreachable, Busy, ServerFailed) as error:
             self._away, self._away_until = True, self._now() + AWAY
@@ -153,6 +169,10 @@ class TokenReviews:
         caller = self._caller_of(review.status or TokenReviewStatus())
         self._meter.reviewed("yes" if caller is not None else "no")
         return caller
+
+    def _check_away(self) -> None:
+        if self._now() < self._away_until:
+            raise AwayError
 
     def _caller_of(self, status: TokenReviewStatus) -> Caller | None:
         # A server that knows no audiences says so by naming none. Its yes is to a token for anybody.

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from control.auth import Authenticator
 from control.ca.command import CommandSocket
+from control.ca.departed import There
 from control.ca.follow import FollowService
 from control.ca.holders import Holders
 from control.ca.keeper import CaSettings, Keeper
@@ -27,7 +28,7 @@ from mesh.io.http import Response, Routes, json_response
 
 class CertificateAuthority:
     """`runs_on` and `nodes` speak of the mesh: whose pods run where, and which nodes have any. `socket`: where commands are taken; `rates`:
-    how much one caller may ask for.
+    how much one caller may ask for; `sources`: who is there, see `Departed`.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class CertificateAuthority:
         registry: CollectorRegistry,
         socket: Path | None = None,
         rates: Rates | None = None,
+        sources: Callable[[], There | None] = lambda: None,
     ) -> None:
         metrics = CaMetrics(registry)
-        self.keeper = Keeper(settings, store, Holders(nodes), metrics)
+        self.keeper = Keeper(settings, store, Holders(nodes, sources), metrics)
         self._upkeep = Upkeep(self.keeper, metrics)
         self._certificates = CertificateService(self.keeper, authenticator, runs_on, metrics, rates)
         self._follow = FollowService(self.keeper, authenticator, metrics)

@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from control.auth import Authenticator
+from control.auth import Authenticator, TooManyAsk
 from control.auth.places import NoPlace, Places
 from control.ca.holders import MAX_PROBLEM, Report, holder_of
 from control.ca.keeper import Keeper
@@ -50,7 +50,12 @@ class FollowService:
         return grpc.method_handlers_generic_handler(SERVICE, {"Follow": method})
 
     async def follow(self, reports: AsyncIterator[trust_pb2.Held], context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        caller = await self._authenticator.authenticate(context.invocation_metadata())  # type: ignore[arg-type]
+        try:
+            caller = await self._authenticator.authenticate(context.invocation_metadata())  # type: ignore[arg-type]
+        except TooManyAsk as full:
+            self._metrics.turned_away.labels("callers").inc()
+            log.warning("no time for a follower", peer=context.peer(), error=str(full))
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(full))
         if caller is None:
             log.warning("a follower was refused: no credential that proves anybody", peer=context.peer())
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is required")

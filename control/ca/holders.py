@@ -2,19 +2,23 @@
 
 A *holder* is a node (its tunnel asks for all of its pods) or a workload that asks for itself. May hold: those that the mesh expects to (the
 nodes on which its pods run), those that follow the CA, and those to which this replica has issued what is still alive. Has renewed: all
-streams of a holder say that they hold nothing from before.
+streams of a holder say that they hold nothing from before. Is not waited for: whose pod is known to be gone (`departed`).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from control.auth import Caller
+from control.ca.departed import Departed, There
 
 MAX_REMEMBERED = 10_000
 MAX_PROBLEM = 500  # characters
+SILENT = "it does not follow the CA: it renews at half of its certificate's life"
+GONE = "it is gone, and not waited for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +47,26 @@ class Follower:
 
 
 class Holders:
-    """`expected`: the nodes that must have renewed before a change goes on, connected or not."""
+    """`expected`: the nodes that must have renewed before a change goes on, connected or not. `sources`: see `Departed`. `monotonic` gives
+    seconds.
+    """
 
-    def __init__(self, expected: Callable[[], Iterable[str]] = lambda: ()) -> None:
+    def __init__(
+        self,
+        expected: Callable[[], Iterable[str]] = lambda: (),
+        sources: Callable[[], There | None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.followers: dict[int, Follower] = {}
         self._expected = expected
+        self._departed = Departed(sources)
+        self._monotonic = monotonic
         self._alive_until: dict[str, float] = {}
         self._count = 0
 
     def issued(self, holder: str, not_after: float, now: float) -> None:
         """A certificate that lives until `not_after` was given to `holder`."""
+        self._departed.shows(holder)
         if holder not in self._alive_until and len(self._alive_until) >= MAX_REMEMBERED:
             self._alive_until = {name: end for name, end in self._alive_until.items() if end > now}
             if len(self._alive_until) >= MAX_REMEMBERED:
@@ -61,6 +75,7 @@ class Holders:
 
     def join(self, holder: str, peer: str) -> int:
         self._count += 1
+        self._departed.shows(holder)
         self.followers[self._count] = Follower(holder, peer)
         return self._count
 
@@ -95,6 +110,15 @@ class Holders:
         alive = {name for name, end in self._alive_until.items() if end > now}
         return alive | {follower.holder for follower in self.followers.values()}
 
+    def look(self, others: Iterable[str], now: float) -> None:
+        """See who is gone. To be called often. `others`: of whom other replicas know."""
+        self._departed.look(self.names(now).union(others), self._monotonic())
+
+    def gone(self) -> dict[str, float]:
+        """Who is known to be gone as of the last look, for so many seconds."""
+        following = {follower.holder for follower in self.followers.values()}
+        return {name: seconds for name, seconds in self._departed.gone().items() if name not in following}
+
     def view(self, now: float) -> list[dict[str, Any]]:
         """For people: one entry per holder and stream, those that do not follow too."""
         shown = [
@@ -106,18 +130,32 @@ class Holders:
                 "certificates": follower.report.certificates,
                 "waiting": follower.report.waiting,
                 "problem": follower.report.problem,
+                "gone": None,
             }
             for follower in self.followers.values()
         ]
         silent = self.names(now) - {follower.holder for follower in self.followers.values()}
-        problem = "it does not follow the CA: it renews at half of its certificate's life"
+        gone = self.gone()
         shown += [
-            {"holder": name, "peer": "", "renewed": False, "renewedAt": None, "certificates": None, "waiting": None, "problem": problem}
+            {
+                "holder": name,
+                "peer": "",
+                "renewed": False,
+                "renewedAt": None,
+                "certificates": None,
+                "waiting": None,
+                "problem": GONE if name in gone else SILENT,
+                "gone": gone.get(name),
+            }
             for name in silent
         ]
         return sorted(shown, key=lambda entry: (str(entry["holder"]), str(entry["peer"])))
 
 
 def holder_of(caller: Caller) -> str:
-    """A node where it speaks for its pods, else the workload itself. No node's name has a slash."""
-    return caller.node if caller.impersonates else f"{caller.namespace}/{caller.pod or caller.account}"
+    """A node where it speaks for its pods, else the workload itself: its pod, or its account where that is not proved. No node's name has a
+    slash, and no pod's a colon.
+    """
+    if caller.impersonates:
+        return caller.node
+    return f"{caller.namespace}/{caller.pod}" if caller.pod else f"{caller.namespace}/account:{caller.account}"

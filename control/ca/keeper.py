@@ -164,7 +164,9 @@ class Keeper:
         """What the next step of a change of root waits for."""
         found = state or self.state
         end = certificate(found.current.certificate, self.store.where, "certificate").not_valid_after_utc.timestamp()
-        return rotation.gate(found, self.holders.names(self.clock()), self.store.settle, end)
+        now = self.clock()
+        self.holders.look(found.held, now)
+        return rotation.gate(found, self.holders.names(now), self.store.settle, end, self.holders.gone())
 
     # The intermediate
 

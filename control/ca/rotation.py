@@ -9,7 +9,8 @@ to be told. A root is replaced in three steps, with everything renewed between t
 
 A step may be taken when its gate is open: all who hold certificates have renewed them since the step before (they say so, see `follow`), or
 the last certificate from before has expired. So a node that is away, or a peer that cannot be told (Istio's tunnel, which renews at half of
-its certificate's life), makes a change slow, never unsafe. Every step may be repeated: done twice, it is done.
+its certificate's life), makes a change slow, never unsafe. Who is known to be gone is not waited for (`departed`). Every step may be
+repeated: done twice, it is done.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class NotYet(CulvertError):  # noqa: N818 - reads as what happened
 @dataclass(frozen=True, slots=True)
 class Gate:
     """waiting: who has not renewed. opens_at: when that does not matter any more. settled_at: not before this, whoever has renewed.
+    forgotten: who has not renewed either, and is gone.
 
     Times in Unix seconds.
     """
@@ -40,6 +42,7 @@ class Gate:
     waiting: tuple[str, ...]
     opens_at: float
     settled_at: float
+    forgotten: tuple[str, ...] = ()
 
     def is_open(self, now: float) -> bool:
         return now >= self.settled_at and (not self.waiting or now >= self.opens_at)
@@ -52,13 +55,13 @@ class Gate:
         return f"not everybody has renewed: {shown}; their certificates from before expire in {self.opens_at - now:.0f} s"
 
 
-def gate(state: State, holders: Iterable[str], settle: float, end: float = math.inf) -> Gate:
+def gate(state: State, holders: Iterable[str], settle: float, end: float = math.inf, gone: Collection[str] = ()) -> Gate:
     """`holders`: all who may hold a certificate, as this replica knows. `settle`: seconds until every replica has heard of a change. `end`:
-    when what signs now expires, and with it all that it has signed.
+    when what signs now expires, and with it all that it has signed. `gone`: who is not waited for.
     """
-    waiting = tuple(sorted(state.held.union(holders) - state.confirmed))
+    behind = state.held.union(holders) - state.confirmed
     opens_at = min(state.outlived, end) if state.phase is Phase.INTRODUCED else state.outlived
-    return Gate(waiting, opens_at, state.since + settle)
+    return Gate(tuple(sorted(behind.difference(gone))), opens_at, state.since + settle, tuple(sorted(behind.intersection(gone))))
 
 
 def introduce(state: State, material: Material, now: float) -> State:

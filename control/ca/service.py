@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 import grpc
 import grpc.aio
 
-from control.auth import Authenticator, Caller, Metadata
+from control.auth import Authenticator, Caller, Metadata, TooManyAsk
 from control.ca.authority import Authority, CannotSign, Issued
 from control.ca.holders import holder_of
 from control.ca.keeper import Keeper
@@ -103,7 +103,10 @@ class CertificateService:
     ) -> tuple[Sequence[str], str]:
         """A chain, and the token that it is from. Raises Denied."""
         keeper = self._keeper
-        caller = await self._authenticator.authenticate(metadata)
+        try:
+            caller = await self._authenticator.authenticate(metadata)
+        except TooManyAsk as error:
+            raise Denied("callers", str(error), str(error), grpc.StatusCode.UNAVAILABLE) from error
         if caller is None:
             raise Denied("authentication_failure", "no credential that proves anybody")
         told |= {"caller": str(caller)}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
 
 from control.ca import mounted, rotation
@@ -21,6 +22,7 @@ from mesh.model.errors import CulvertError
 log = Log("ca")
 
 TICK = 0.5  # seconds between looks at what is due
+PRESENCE = 5.0  # seconds between looks at who is there
 MOUNT_LOOK = 5.0  # seconds after which mounted files are read again, told or not
 WARN_SHARE = 0.1  # of the root's life: when less is left, it is said
 
@@ -81,7 +83,11 @@ class Upkeep:
 
     async def _look_after(self) -> None:
         keeper = self._keeper
+        looked = float("-inf")
         while True:
+            if (now := time.monotonic()) - looked >= PRESENCE:
+                looked = now
+                keeper.holders.look(keeper.state.held, keeper.clock())
             self._metrics.expiry(keeper.authority, keeper.clock())
             followers = keeper.holders.followers.values()
             self._metrics.followers.set(len(followers))

@@ -36,6 +36,7 @@ def view(keeper: Keeper) -> dict[str, Any]:
         else {
             "open": gate.is_open(now),
             "waiting": list(gate.waiting),
+            "forgotten": list(gate.forgotten),
             "opensAt": gate.opens_at,
             "reason": "" if gate.is_open(now) else gate.reason(now),
         },

@@ -182,12 +182,21 @@ class Mesh:
 
     def refused(self) -> list[tuple[Refused, str]]:
         """What is refused now, each with what follows from that; "" where nothing but its absence does."""
-        found = []
-        for subject, rejection in sorted(self.catalog.rejections.items(), key=lambda item: str(item[0])):
-            consequences = self.consequences.get(subject, ())
-            for index, entry in enumerate(rejection.refused):
-                found.append((entry, rejection.kept or (consequences[index] if index < len(consequences) else "")))
-        return found
+        return self.refused_view()()
+
+    def refused_view(self) -> Callable[[], list[tuple[Refused, str]]]:
+        """As `refused`, as of now; the work is done where what is returned is called, on any thread."""
+        rejections, consequences = dict(self.catalog.rejections), dict(self.consequences)
+
+        def view() -> list[tuple[Refused, str]]:
+            found = []
+            for subject, rejection in sorted(rejections.items(), key=lambda item: str(item[0])):
+                told = consequences.get(subject, ())
+                for index, entry in enumerate(rejection.refused):
+                    found.append((entry, rejection.kept or (told[index] if index < len(told) else "")))
+            return found
+
+        return view
 
 
 def _apply(known: dict[Any, Any], changes: Mapping[Any, Any]) -> None:

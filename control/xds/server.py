@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 from envoy.service.discovery.v3 import discovery_pb2
 
-from control.auth import Authenticator, Caller
+from control.auth import Authenticator, Caller, TooManyAsk
 from control.auth.places import NoPlace, Places
 from control.metrics import Metrics
 from control.xds.budget import Budget
@@ -70,7 +70,10 @@ class XdsServer:
         await self._serve(requests, context, delta=False)
 
     async def _serve(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any], *, delta: bool) -> None:
-        caller = await self._authenticator.authenticate(context.invocation_metadata())  # type: ignore[arg-type]
+        try:
+            caller = await self._authenticator.authenticate(context.invocation_metadata())  # type: ignore[arg-type]
+        except TooManyAsk as full:
+            await self._cut_off(ANONYMOUS, context, Exhausted("callers", str(full)))
         if caller is None and not _over_tls(context) and not _has_token(context):
             caller = ANONYMOUS
         if caller is None:

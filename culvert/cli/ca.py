@@ -165,7 +165,7 @@ def _await(path: Path, shown: dict[str, Any], seconds: float) -> None:
 
 
 def _behind(shown: dict[str, Any]) -> list[str]:
-    return [holder["holder"] for holder in shown["holders"] if not holder["renewed"]]
+    return [holder["holder"] for holder in shown["holders"] if not holder["renewed"] and holder["gone"] is None]
 
 
 def _show(shown: dict[str, Any], *, as_json: bool) -> None:
@@ -183,8 +183,15 @@ def _show(shown: dict[str, Any], *, as_json: bool) -> None:
     if shown["gate"] is not None:
         gate = shown["gate"]
         note("the next step may be taken" if gate["open"] else f"the next step waits: {gate['reason']}")
+        if gate["forgotten"]:
+            note(_forgotten(gate["forgotten"]))
     for kind, text in shown["problems"].items():
         note(f"problem ({kind}): {text}")
+
+
+def _forgotten(names: list[str]) -> str:
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return f"not waited for: {len(names)} who are gone, by what all sources have said for some minutes: {shown}"
 
 
 def _row(each: dict[str, Any], now: float) -> list[str]:

@@ -1,7 +1,7 @@
 """Refused policies, kept for the control plane: a policy that cannot be read denies what it would have covered, until it is fixed.
 
 Where an accepted version of the same policy is in force, that one stays and the refused text is not handed on, as on a cluster whose API
-server turns an update down.
+server turns an update down; also where that is only as good as told, as its kind or group is misspelt.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from culvert.playground.documents import dump, items
 from culvert.playground.files import write_atomic
 from mesh.model.errors import ConfigError
-from mesh.model.manifest import Key, Refused, parse_file
+from mesh.model.manifest import POLICY_KINDS, Key, Refused, guises, parse_file
 from mesh.model.manifest.tree import documents, plain, read
 
 
@@ -68,8 +68,16 @@ def _refused_texts(whole_text: str, file: str, keys: Collection[Key | None], in_
             texts = [part.text]
         for text in texts:
             entries = [entry for entry in parse_file(text, file).refused if entry.policy and entry.key in keys]
-            if entries and not any(entry.key in in_force for entry in entries):
+            if entries and not any(_updates(entry, in_force) for entry in entries):
                 yield text
+
+
+def _updates(entry: Refused, in_force: Collection[Key]) -> bool:
+    """Whether it is, or in a misspelt way seems to be, a new version of a policy that is in force. What has no name may be any."""
+    guise = entry.guise
+    if guise is None or guise.name is None:
+        return entry.key in in_force
+    return any(key.kind in POLICY_KINDS and guises(key, {guise}) for key in in_force)
 
 
 def _prefix(file: str) -> str:

@@ -102,7 +102,7 @@ async def _until_renewed(socket: Path, shown: dict[str, Any], patience: float) -
 
 def _unfinished(shown: dict[str, Any]) -> str:
     """What is still awaited, as a sentence; "" if nothing is."""
-    behind = [holder for holder in shown["holders"] if not holder["renewed"]]
+    behind = [holder for holder in shown["holders"] if not holder["renewed"] and holder["gone"] is None]
     if behind:
         return "not renewed: " + ", ".join(holder["holder"] + (f" ({holder['problem']})" if holder["problem"] else "") for holder in behind)
     gate = shown["gate"]

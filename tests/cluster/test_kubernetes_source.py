@@ -14,6 +14,7 @@ from tests.cluster.apiserver import ApiServer
 from tests.cluster.faultproxy import FaultProxy
 from tests.cluster.faults import Cut, Delay, Fault, Silence, Stale, call, error, gone, gone_event, status, too_many
 from tests.cluster.kubernetes import Follower, crd, delete_pod, establish, make_pod, retry, run_pod, slow
+from tests.control.test_keep import damage
 
 pytestmark = pytest.mark.cluster
 POLICIES = "authorizationpolicies.security.istio.io"
@@ -289,6 +290,34 @@ def test_it_serves_what_it_had_when_it_starts_without_an_api_server(private_serv
         server.start()
         follower.synced(30)
         follower.agrees(server)
+
+
+def test_what_it_keeps_is_all_there_again_after_the_file_was_damaged(private_server: ApiServer, tmp_path: Path) -> None:
+    server = private_server
+    name = server.make_namespace()
+    make_pod(server, name, "a")
+    with Follower(server.kubeconfig, keep=tmp_path / "keep.db") as follower:
+        follower.synced()
+        keeper = follower.keeper
+        assert keeper is not None
+        follower.eventually("it to be kept", lambda: not keeper.book("kubernetes").forget)
+
+        async def harm() -> None:
+            await keeper._on_thread(lambda: damage(keeper))
+
+        follower.run(harm())
+        make_pod(server, name, "b")
+        follower.eventually("the damage to be found", lambda: keeper.trouble)
+        follower.eventually("it to be whole again", lambda: not keeper.trouble)
+        follower.agrees(server)
+        pods = follower.sink.of("pods")
+        assert {f"{name}/a", f"{name}/b"} <= pods
+    server.stop()
+    with Follower(server.kubeconfig, keep=tmp_path / "keep.db") as follower:
+        follower.eventually("what was kept to count", lambda: follower.source.state.synced)
+        assert follower.sink.of("pods") == pods
+        server.start()
+        follower.synced(30)
 
 
 def _proxy(server: ApiServer) -> FaultProxy:

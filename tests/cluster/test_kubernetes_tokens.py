@@ -25,9 +25,13 @@ SYSTEM = "istio-system"
 @dataclass
 class Meter:
     counts: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
 
     def reviewed(self, result: str) -> None:
         self.counts[result] = self.counts.get(result, 0) + 1
+
+    def asking(self, tokens: int) -> None:
+        self.waiting = tokens
 
 
 class Door(Follower):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import grpc
 import pytest
 
-from control.admin import snapshot_view
+from control.admin import refusals_view, snapshot_view
+from control.auth import TooManyAsk
+from mesh.io.http import json_response
 from mesh.model.codec.proto import ADDRESS_TYPE, AUTHORIZATION_TYPE, authorization_from, workload_from
 from mesh.pb import authorization_pb2, workload_pb2
 from tests.control.ca.support import verify
@@ -162,6 +165,20 @@ def test_without_a_nodes_token_there_is_neither_xds_nor_certificate(tmp_path: Pa
     run(main)
 
 
+def test_who_cannot_be_known_for_all_the_others_is_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def late(*_: object) -> None:
+        raise TooManyAsk("9 callers wait to be known already")
+
+    async def main() -> None:
+        async with running(tmp_path, {"a.yaml": pod("a", "10.0.0.1")}) as plane, plane.channel() as channel:
+            monkeypatch.setattr("control.auth.tokens.NodeTokens.authenticate", late)
+            assert await refused(Stream(channel)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert 'culvert_xds_cut_off_total{reason="callers"} 1.0' in (await plane.http("/metrics"))[1]
+            assert not plane.plane.xds.clients
+
+    run(main)
+
+
 def test_a_client_may_not_call_itself_another_node(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(tmp_path, {}) as plane, plane.channel() as channel:
@@ -282,6 +299,31 @@ def test_a_view_of_what_is_served_is_of_the_moment_at_which_it_was_asked_for(tmp
             await stream.read()
             assert list(view()["resources"]["Address"]) == ["Kubernetes//Pod/shop/a"]
             assert not json.loads((await plane.http("/debug/snapshot"))[1])["resources"]["Address"]
+
+    run(main)
+
+
+def test_what_is_refused_is_told_as_of_when_it_was_asked_and_not_on_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def noting(value: Any) -> Any:
+        threads.append(threading.current_thread())
+        return json_response(value)
+
+    async def main() -> None:
+        bad = POLICY.replace("rules", "rulez")
+        async with running(tmp_path, {"a.yaml": bad, "b.yaml": bad.replace("only-web", "other")}) as plane, plane.channel() as channel:
+            stream = Stream(channel)
+            await stream.start()
+            view = refusals_view(plane.plane.mesh)
+            plane.remove("a.yaml")
+            await stream.read()
+            monkeypatch.setattr("control.admin.json_response", noting)
+            assert len(json.loads((await plane.http("/debug/refusals"))[1])) == 1
+            assert [entry["object"] for entry in view()] == ["AuthorizationPolicy shop/only-web", "AuthorizationPolicy shop/other"]
+            assert all(entry["consequence"].startswith("all traffic is denied") for entry in view())
+            assert threads
+            assert threading.main_thread() not in threads
 
     run(main)
 

@@ -111,6 +111,32 @@ def test_a_policy_in_force_stays_when_its_update_is_refused(layout: Layout) -> N
     assert Store(layout.applied).load()[DENY_KEY].body["spec"]["rules"] == [{"to": [{"operation": {"ports": ["80"]}}]}]
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "denies"),
+    [
+        ("kind: AuthorizationPolicy", "kind: AuthorizationPolcy", False),
+        ("security.istio.io/v1", "security.istio.oi/v1", False),
+        ("name: closed", "name: Closed!", True),
+        ("namespace: shop", "namespace: default", True),
+    ],
+)
+def test_a_policy_in_force_stays_when_its_update_is_misspelt(layout: Layout, right: str, wrong: str, denies: bool) -> None:
+    """What is told to be another denies until it is mended; and the one in force stays in any case."""
+    apply(layout, {"a.yaml": join(NAMESPACE, POLICY % "80")})
+    misspelt = (POLICY % "80").replace(right, wrong).replace("ports:", "prots:" if denies else "ports:")
+    assert misspelt != POLICY % "80"
+    _, refusals = apply(layout, {"a.yaml": join(NAMESPACE, misspelt)})
+    assert refusals
+    assert len(list(layout.refused_objects.iterdir())) == denies
+    assert DENY_KEY in Store(layout.applied).load()
+
+
+def test_a_misspelt_policy_is_no_version_of_what_is_called_so_and_is_none(layout: Layout) -> None:
+    misspelt = (POLICY % "80").replace("kind: AuthorizationPolicy", "kind: AuthorizationPolcy").replace("closed", "web")
+    apply(layout, {"a.yaml": join(NAMESPACE, SERVICE, misspelt)})
+    assert len(list(layout.refused_objects.iterdir())) == 1
+
+
 def test_deleting_a_refused_policy_ends_its_denying(layout: Layout) -> None:
     apply(layout, {"a.yaml": join(NAMESPACE, POLICY % "99999")})
     assert delete_objects(layout, [DENY_KEY]).objects == [DENY_KEY]

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from control.ca.command import CommandSocket
+from control.ca.departed import GRACE
 from control.ca.holders import Holders
 from culvert.cli.app import app
 from culvert.cli.ca import _left
@@ -22,13 +23,19 @@ from tests.control.ca.support import a_keeper
 
 @pytest.fixture
 def socket(tmp_path: Path) -> Iterator[Path]:
-    """A CA in a thread, with a node that never renews."""
+    """A CA in a thread, with a node that never renews, and a pod that is gone."""
     path, ready, loop = tmp_path / "command.sock", threading.Event(), asyncio.new_event_loop()
 
     async def serve() -> None:
         stop = asyncio.Event()
         stops.append(stop)
-        keeper = a_keeper(tmp_path / "ca", holders=Holders(lambda: ["node-1"]))
+        keeper = a_keeper(tmp_path / "ca", holders=holders)
+        holders.issued("shop/cart-1", keeper.clock() + 80_000, 0.0)
+        holders.look((), 0.0)
+        there.clear()
+        for _ in range(int(GRACE / 50) + 1):
+            times[0] += 50
+            holders.look((), 0.0)
         await keeper.start()
         commands = CommandSocket(keeper, path)
         await commands.start()
@@ -36,6 +43,8 @@ def socket(tmp_path: Path) -> Iterator[Path]:
         await stop.wait()
         await commands.close()
 
+    times, there = [0.0], {"shop/cart-1"}
+    holders = Holders(lambda: ["node-1"], lambda: lambda name: name in there, lambda: times[0])
     stops: list[asyncio.Event] = []
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
@@ -56,6 +65,15 @@ def test_it_shows_the_ca(socket: Path) -> None:
     assert "steady" in shown
     assert ["node-1", "not", "renewed"] in [line.split()[:3] for line in shown.splitlines()]
     assert json.loads(typed("show", "--json", "--socket", str(socket)).stdout)["phase"] == "steady"
+
+
+def test_it_says_who_is_not_waited_for(socket: Path) -> None:
+    result = typed("root", "introduce", "--wait", "0", "--socket", str(socket))
+    assert str(result.exception).startswith("not renewed after 0 s: node-1;")
+    assert ["shop/cart-1", "not", "renewed", "-", "it", "is", "gone,"] in [line.split()[:7] for line in result.stdout.splitlines()]
+    assert "not waited for: 1 who are gone" in result.stderr
+    gate = json.loads(typed("show", "--json", "--socket", str(socket)).stdout)["gate"]
+    assert (gate["waiting"], gate["forgotten"]) == (["node-1"], ["shop/cart-1"])
 
 
 @pytest.mark.parametrize(

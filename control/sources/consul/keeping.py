@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,7 +38,16 @@ class Kept(Protocol):
 
 
 class Book(Protocol):
-    """Everything but `load` returns at once."""
+    """Everything but `load` returns at once. `on_loss` is called when everything has to be put anew; `asks` until `refilled` is called."""
+
+    on_loss: Callable[[], None] | None
+
+    @property
+    def asks(self) -> bool: ...
+
+    def holds(self, origin: str) -> bool: ...
+
+    def refilled(self) -> None: ...
 
     async def load(self) -> Kept | None: ...
 

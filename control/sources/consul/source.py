@@ -39,6 +39,8 @@ NOTHING = 'Service.ID == ""'
 """A filter that no instance passes: the answer is an index and an empty list."""
 FAILING = "Status != passing"
 NO_NODE = 'Node == ""'
+REFILL, REFILL_LOOK = 100, 1.0
+"""Services that are encoded at one time, and seconds between two tries, when what was kept was lost."""
 GARBLED = 3
 """Answers about a service that cannot be read, one after the other, after which that is what Consul says of it."""
 
@@ -93,6 +95,9 @@ class ConsulSource:
         self._kept_from: float | None = None
         self._kept_counts = False
         self._sink: Sink | None = None
+        self._lost = asyncio.Event()
+        if book is not None:
+            book.on_loss = self._lost.set
 
     @property
     def state(self) -> SourceState:
@@ -110,6 +115,8 @@ class ConsulSource:
                 for watch in self._watches:
                     group.create_task(watch.run(), name=f"consul {watch.question.name}")
                 group.create_task(self._resync(), name="consul resync")
+                if self._book is not None:
+                    group.create_task(self._keep_refilling(self._book), name="consul refill")
                 await self._keep_reading(group)
         finally:
             patience.cancel()
@@ -141,8 +148,11 @@ class ConsulSource:
 
     def _watched(self, changed: bool) -> None:
         if changed and self._book is not None:
-            self._book.put(INDEXES, write_indexes({watch.question.name: watch.cursor.seen for watch in self._watches}))
+            self._put_indexes(self._book)
         self._look()
+
+    def _put_indexes(self, book: Book) -> None:
+        book.put(INDEXES, write_indexes({watch.question.name: watch.cursor.seen for watch in self._watches}))
 
     async def _resync(self) -> None:
         while True:
@@ -309,11 +319,44 @@ class ConsulSource:
         self._kept_from = kept.confirmed
         log.info("read what was kept", services=len(services), of=datetime.fromtimestamp(kept.confirmed, UTC).isoformat(timespec="seconds"))
 
+    async def _keep_refilling(self, book: Book) -> None:
+        """Whenever what was kept is lost, put everything anew."""
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            while book.asks:
+                if self._synced and await self._refill(book):
+                    break
+                await asyncio.sleep(REFILL_LOOK)
+
+    async def _refill(self, book: Book) -> bool:
+        """Whether the book has all that was handed over by now. What changes meanwhile is put as ever, or is found the next time."""
+        lacking = [name for name in self._handed if self._instances(name) is not None and not book.holds(origin_of(name))]
+        for index in range(0, len(lacking), REFILL):
+            known = [(name, found) for name in lacking[index : index + REFILL] if (found := self._instances(name)) is not None]
+            values = await asyncio.to_thread(_encoded, known)
+            for (name, instances), value in zip(known, values, strict=True):
+                if self._instances(name) is instances and name in self._handed and not book.holds(origin_of(name)):
+                    book.put(origin_of(name), value, accepted=bool(self._handed[name].objects))
+        if any(self._instances(name) is not None and not book.holds(origin_of(name)) for name in self._handed):
+            return False
+        self._put_indexes(book)
+        book.refilled()
+        return True
+
+    def _instances(self, name: str) -> tuple[Instance, ...] | None:
+        known = self._catalog.services.get(name)
+        return known.instances if known is not None else None
+
     def _count_kept(self) -> None:
         if self._kept_from is not None and not self._synced:
             self._kept_counts = True
             log.warning("Consul does not answer: what was kept counts", of=self._kept_from)
             self._look()
+
+
+def _encoded(services: list[tuple[str, tuple[Instance, ...]]]) -> list[bytes]:
+    return [write_kept(name, instances) for name, instances in services]
 
 
 def _what(task: Task) -> str:

@@ -170,13 +170,7 @@ class Reflector:
     async def _list_pages(self) -> None:
         version, more, limit = "", "", self._tuning.page
         while True:
-            try:
-                page = await self._page(more, limit)
-            except TooLong:
-                if limit == 1:
-                    raise
-                limit = max(1, limit // 2)
-                continue
+            page, limit = await self._next(more, limit)
             if not version:
                 version = page.metadata.version
                 self._begin(version)
@@ -197,6 +191,41 @@ class Reflector:
         self._relist_at = self._deps.now() + (self._tuning.resync * (1 + self._deps.chance() / 2) if self._tuning.resync else float("inf"))
         self.health.synced = True
         self._answered()
+
+    async def recite(self, heard: Callable[[list[Reading]], None]) -> None:
+        """List everything once more, for whoever wants it in the form in which it is kept. The ledger stays as it is, and only what it
+        holds is told. KubeError.
+        """
+        more, limit = "", self._tuning.page
+        async with self._deps.lists:
+            while True:
+                page, limit = await self._next(more, limit)
+                readings = await asyncio.to_thread(self._reread_page, page.items or [])
+                more = page.metadata.next
+                del page
+                heard([reading for reading in readings if self.ledger.digest(reading.origin) == reading.digest])
+                if not more:
+                    break
+        self._deps.meter.listed(self.kind.resource, "refill")
+
+    def _reread_page(self, items: list[msgspec.Raw]) -> list[Reading]:
+        """On a thread. What is held is not parsed again."""
+        readings = []
+        for raw in items:
+            head = self._head(raw)
+            known = self.ledger.digest(self.kind.origin(head.namespace, head.name))
+            readings.append(self._deps.reader.read(self.kind, head, memoryview(raw), known))
+        return readings
+
+    async def _next(self, more: str, limit: int) -> tuple[wire.Page, int]:
+        """The next page, and how many objects a page may have from now on."""
+        while True:
+            try:
+                return await self._page(more, limit), limit
+            except TooLong:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 2)
 
     async def _page(self, more: str, limit: int) -> wire.Page:
         # No resourceVersion: the newest, which the server proves to be so (a quorum read, or its cache once that has caught up, KEP-2340).

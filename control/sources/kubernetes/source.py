@@ -73,6 +73,9 @@ class KubernetesSource:
         self._kept_counts = False
         self._look = asyncio.Event()
         self._sink: Sink | None = None
+        self._lost = asyncio.Event()
+        if book is not None:
+            book.on_loss = self._lost.set
         self._deps = Deps(api, self._reader, self, self._meter, self._tuning, asyncio.Semaphore(self._tuning.lists), wall)
 
     @property
@@ -88,6 +91,8 @@ class KubernetesSource:
             async with asyncio.TaskGroup() as group:
                 for kind in CORE:
                     self._start(kind, group)
+                if self._book is not None:
+                    group.create_task(self._keep_refilling(self._book), name="refill")
                 await self._discover(group)
         finally:
             patience.cancel()
@@ -247,6 +252,43 @@ class KubernetesSource:
             accepted = self._reader.restore(row.origin, row.last)[1] if row.last is not None else None
             found.append((kind, accepted, reading))
         return found
+
+    async def _keep_refilling(self, book: Book) -> None:
+        """Whenever what was kept is lost, put everything anew."""
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            backoff = Backoff(self._tuning.first_wait, self._tuning.most_wait)
+            while book.asks:
+                if await self._refill(book):
+                    break
+                await asyncio.sleep(backoff.wait())
+
+    async def _refill(self, book: Book) -> bool:
+        """The bytes that are kept are nowhere but at the API server. Whether the book has all that is held by now."""
+        if not self._synced:
+            return False
+
+        for reflector, _ in [*self._running.values()]:
+            try:
+                await self._recite(reflector, book)
+            except KubeError as error:
+                self._meter.failed(reflector.kind.resource, type(error).__name__.lower())
+                log.info("what is kept cannot be filled anew yet", kind=str(reflector.kind), error=str(error))
+                return False
+        # What has changed since it was listed is put by its watch.
+        if not all(book.holds(origin) for ledger in self._ledgers.values() for origin in ledger.objects):
+            return False
+        book.refilled()
+        return True
+
+    async def _recite(self, reflector: Reflector, book: Book) -> None:
+        def heard(readings: list[Reading]) -> None:
+            if self._ledgers.get(reflector.kind.resource) is reflector.ledger:  # else the kind is gone meanwhile
+                for reading in readings:
+                    book.put(reading.origin, reading.kept, accepted=not reflector.ledger.objects[reading.origin].parsed.refused)
+
+        await reflector.recite(heard)
 
     def _count_kept(self) -> None:
         if self._kept_from is not None and not self._synced:

@@ -22,10 +22,11 @@ from mesh.model.manifest.istio.telemetry import Telemetry
 from mesh.model.manifest.istio.virtualservice import VirtualService
 from mesh.model.manifest.istio.workloadentry import WorkloadEntry
 from mesh.model.manifest.kinds import GROUPS, KINDS, POLICY_GROUP, POLICY_KINDS, type_of
-from mesh.model.manifest.load import Parsed, Refused, combine, load_directory, parse, parse_file, parse_object, refused_object
+from mesh.model.manifest.load import combine, load_directory, parse, parse_file, parse_object, refused_object
 from mesh.model.manifest.peerauth import PeerAuthentication
 from mesh.model.manifest.pods import Container, Deployment, Pod, PodSpec, PodStatus, PodTemplate, Probe
 from mesh.model.manifest.record import unguarded, unsupported
+from mesh.model.manifest.refused import Guise, Parsed, Refused, guises
 from mesh.model.manifest.requestauth import RequestAuthentication
 from mesh.model.manifest.security import AuthorizationPolicy
 from mesh.model.manifest.services import Service, ServicePort, ServiceSpec
@@ -46,6 +47,7 @@ __all__ = [
     "GRPCRoute",
     "Gateway",
     "GatewayClass",
+    "Guise",
     "HTTPRoute",
     "IstioGateway",
     "Key",
@@ -76,6 +78,7 @@ __all__ = [
     "VirtualService",
     "WorkloadEntry",
     "combine",
+    "guises",
     "load_directory",
     "parse",
     "parse_file",

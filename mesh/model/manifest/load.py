@@ -1,14 +1,13 @@
 """From files to objects: each object is taken whole or refused whole, and what is refused spoils nothing beside it.
 
-Of a refused object, what can still be read is kept (`Refused`): a policy that is refused must be known to deny what it would
-have covered. Where even its namespace cannot be read, that is None, and stands for all of the mesh.
+Of a refused object, what can still be read is kept (`Refused`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from mesh.model.errors import BugError, ConfigError, Flaw, Refusal
@@ -27,48 +26,14 @@ from mesh.model.manifest.kinds import (
 )
 from mesh.model.manifest.peerauth import PeerAuthentication
 from mesh.model.manifest.record import Record
+from mesh.model.manifest.refused import DEFAULT_NAMESPACE, Doubt, Parsed, Refused
 from mesh.model.manifest.report import Report, shown
 from mesh.model.manifest.security import DRY_RUN_ANNOTATION
 from mesh.model.manifest.shapes import DNS_LABEL, ListOf, UnfitError
 from mesh.model.manifest.targets import TargetRef
 from mesh.model.manifest.tree import MAX_DOCUMENTS, Document, Node, documents, overlong, read, tree_of
 
-DEFAULT_NAMESPACE = "default"
 MAX_LIST_DEPTH = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """What was refused, with what could still be read of it.
-
-    `kind` is the object's type, as in its key. It and `name` are empty and `namespace` is None where they could not be read. `selector` is
-    None where it could not; empty selects all. `policy`: it is one, or may be one. `dry_run`: whatever it says, it asks for no enforcement.
-    `generation`: which version of an object of an API it was; 0 where that does not say.
-    """
-
-    refusals: tuple[Refusal, ...]
-    file: str
-    kind: str = ""
-    namespace: str | None = None
-    name: str = ""
-    policy: bool = False
-    selector: Mapping[str, str] | None = None
-    targets: tuple[TargetRef, ...] = ()
-    dry_run: bool = False
-    generation: int = 0
-
-    @property
-    def key(self) -> Key | None:
-        """None where the object cannot be told from others."""
-        return Key(self.kind, self.namespace, self.name) if self.kind and self.name and self.namespace is not None else None
-
-
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """One file, or many: what was taken and what was not."""
-
-    objects: tuple[Object, ...] = ()
-    refused: tuple[Refused, ...] = ()
 
 
 def parse(text: str, file: str) -> list[Object]:
@@ -252,6 +217,7 @@ def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
     kind, version = node.text("kind") or "", node.text("apiVersion") or ""
     group = group_of(version)
     selector, targets = _reach(node)
+    doubt = _doubt(node, served(group, kind), refusals)
     return Refused(
         refusals,
         file,
@@ -263,7 +229,23 @@ def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
         targets,
         node.text("metadata", "annotations", DRY_RUN_ANNOTATION) == "true",
         _generation(node),
+        doubt,
     )
+
+
+def _doubt(node: Node, classes: Mapping[str, type[Object]], refusals: tuple[Refusal, ...]) -> Doubt:
+    """`classes`: those of its kind."""
+    doubt = Doubt.NONE if classes else Doubt.KIND
+    name = node.get("metadata", "name")
+    if classes and name is not None:
+        trial = Report("")
+        next(iter(classes.values())).NAME.read(name, "", trial)
+        doubt |= Doubt.NAME if trial.refusals else Doubt.NONE
+    # One that is said nowhere is `default`, unless it is said in a field that is misspelt.
+    misspelt = any(refusal.field.startswith("metadata.") for refusal in refusals)
+    if node.get("metadata", "namespace") is None and (name is None or misspelt):
+        doubt |= Doubt.NAMESPACE
+    return doubt
 
 
 def _generation(node: Node) -> int:
@@ -335,7 +317,7 @@ def _refused_file(file: str, value: str) -> Parsed:
 def _refused_text(document: Document, file: str, refusals: tuple[Refusal, ...]) -> Refused:
     """A document that is no YAML. If it speaks of policies, it covers the namespace that it is of, if there is no doubt of that."""
     policy = _POLICY_WORDS.search(document.text) is not None
-    return Refused(refusals, file, "", _namespace_in(document.text), "", policy)
+    return Refused(refusals, file, "", _namespace_in(document.text), "", policy, doubt=Doubt.NAMESPACE)  # it may have been several
 
 
 def _namespace_in(text: str) -> str | None:

@@ -51,7 +51,7 @@ def test_who_has_renewed_counts_until_the_ca_moves_on() -> None:
         (Caller(node="node-1", impersonates=True), "node-1"),
         (Caller("node-1", "istio-system", "ztunnel", "ztunnel-x", "u", impersonates=True), "node-1"),
         (Caller("node-1", "web", "web", "web-1", "u"), "web/web-1"),
-        (Caller(namespace="web", account="web"), "web/web"),
+        (Caller(namespace="web", account="web"), "web/account:web"),
     ],
 )
 def test_a_holder_is_a_node_or_a_workload(caller: Caller, name: str) -> None:

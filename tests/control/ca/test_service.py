@@ -18,7 +18,7 @@ from cryptography import x509
 from prometheus_client import CollectorRegistry
 
 from control.app import GRPC_OPTIONS
-from control.auth import Caller, Metadata
+from control.auth import Caller, Metadata, TooManyAsk
 from control.auth.tokens import bearer
 from control.ca.follow import FollowService
 from control.ca.holders import MAX_PROBLEM, Holders
@@ -46,7 +46,10 @@ class Known:
     """Everybody in a table, by token."""
 
     async def authenticate(self, metadata: Metadata) -> Caller | None:
-        return CALLERS.get(bearer(metadata) or b"")
+        token = bearer(metadata) or b""
+        if token == b"late":
+            raise TooManyAsk("9 callers wait to be known already")
+        return CALLERS.get(token)
 
 
 def runs_on(node: str, identity: Identity) -> bool:
@@ -138,6 +141,19 @@ def test_who_gets_what(tmp_path: Path, case: str) -> None:
         assert verify(tmp_path, chain) == ""
         assert trust == at.keeper.authority.token
         assert (at.count("citadel_server_csr_count"), at.count("citadel_server_success_cert_issuance_count")) == (1, 1)
+
+    run(tmp_path, check)
+
+
+def test_who_cannot_be_known_for_all_the_others_is_to_come_again(tmp_path: Path) -> None:
+    async def check(at: Desk) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await at.ask("late", CART)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, "9 callers wait to be known already")
+        assert at.count("culvert_ca_csr_failures_total", kind="callers") == 1
+        assert at.count("citadel_server_authentication_failure_count") == 0
+        assert await at.follow("late").code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert at.count("culvert_ca_followers_turned_away_total", reason="callers") == 1
 
     run(tmp_path, check)
 

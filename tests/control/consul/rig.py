@@ -106,6 +106,8 @@ class Book:
         self.rows: dict[str, Row] = {}
         self.confirmed = 0.0
         self.whole = False
+        self.on_loss: Callable[[], None] | None = None
+        self.asks = False
 
     async def load(self) -> Kept | None:
         return Kept(tuple(self.rows.values()), self.confirmed) if self.whole else None
@@ -123,6 +125,18 @@ class Book:
 
     def complete(self) -> None:
         self.whole = True
+
+    def holds(self, origin: str) -> bool:
+        return origin in self.rows
+
+    def lose(self) -> None:
+        self.clear()
+        self.asks = True
+        assert self.on_loss is not None
+        self.on_loss()
+
+    def refilled(self) -> None:
+        self.asks, self.whole = False, True
 
     def clear(self) -> None:
         self.rows.clear()

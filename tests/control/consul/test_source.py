@@ -512,6 +512,31 @@ def test_what_was_kept_is_handed_over_at_once_and_counts_when_consul_does_not_co
     in_a_loop(test)
 
 
+def test_what_was_kept_and_is_lost_is_filled_anew_while_consul_is_away() -> None:
+    async def test(consul: FakeConsul) -> None:
+        for number in range(250):
+            consul.register(f"web{number}", "10.0.0.1", 80 + number)
+        consul.register("bad", "10.0.0.1", 0)
+        book = Book()
+        async with synced(consul, book=book) as sink:
+            rows = {origin: row.value for origin, row in book.rows.items()}
+            assert len(rows) == 252
+            await consul.stop()
+            book.lose()
+            assert not book.whole
+            async with asyncio.timeout(5):
+                while book.asks:
+                    await asyncio.sleep(0.001)
+            assert book.whole
+            assert {origin: row.value for origin, row in book.rows.items()} == rows
+            held = dict(sink.held)
+        async with running(consul, book=book) as other:
+            await other.until(lambda: state(other).synced)
+            assert other.held == held
+
+    in_a_loop(test)
+
+
 def test_what_went_while_we_were_away_is_removed_and_what_an_emptied_consul_lost_is_not() -> None:
     async def test(consul: FakeConsul) -> None:
         consul.register("web", "10.0.0.1", 80)

@@ -12,6 +12,7 @@ from control.keep import Keeper
 from mesh.model.manifest import Parsed
 from tests.control.kube.fake import Broken, FakeCluster
 from tests.control.kube.rig import FAST, POLICY, Rig, eventually, namespace, pod, policy, running
+from tests.control.test_keep import damage
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ class Lives:
         self.cluster, self.tmp_path = cluster, tmp_path
 
     async def live(self, what: object) -> None:
-        keeper = Keeper(self.tmp_path / "keep.db")
+        keeper = self.keeper = Keeper(self.tmp_path / "keep.db")
         await keeper.open()
         async with running(self.cluster, self.tmp_path, FAST, keeper.book("kubernetes")) as rig:
             await what(rig)  # type: ignore[operator]
@@ -218,6 +219,51 @@ def test_what_cannot_be_read_any_more_is_not_used(cluster: FakeCluster, tmp_path
         await spoil()
         cluster.fail(Broken())
         await lives.live(nothing)
+        cluster.fail(Broken())
+        await lives.live(without)
+
+    asyncio.run(test())
+
+
+def test_what_was_kept_and_is_lost_is_filled_anew(cluster: FakeCluster, tmp_path: Path) -> None:
+    """At once where the API server answers, else when it does; with what changes meanwhile; and not before it is all."""
+
+    lives = Lives(cluster, tmp_path)
+
+    async def damaged(rig: Rig) -> None:
+        await synced(rig)
+        keeper, book = lives.keeper, lives.keeper.book("kubernetes")
+        assert await keeper.flush()
+        damage(keeper)
+        cluster.put(pod("c"))
+        await eventually(lambda: book.changes)
+        assert not await keeper.flush()
+        story = list(rig.sink.story)
+        fault = cluster.fail(Broken(), verb="list")
+        lists = len(cluster.seen("list"))
+        keeper.refill()
+        await eventually(lambda: len(cluster.seen("list")) > lists)
+        cluster.delete("Pod", "shop", "b")
+        await eventually(lambda: rig.sink.of("pods") == ["shop/a", "shop/c"])
+        assert await keeper.flush()
+        assert book.asks
+        fault.times = 0
+        await eventually(lambda: not book.asks)
+        assert await keeper.flush()
+        assert keeper.trouble == ""
+        assert rig.sink.story == [*story, ("remove", "pods/shop/b")], "nothing is handed over again"
+
+    async def without(rig: Rig) -> None:
+        await eventually(lambda: rig.source.state.synced)
+        assert rig.sink.of("pods") == ["shop/a", "shop/c"]
+        assert rig.sink.of(POLICY) == ["shop/deny", "shop/wrong"]
+        assert rig.sink.held[f"{POLICY}/shop/wrong"].refused
+
+    async def test() -> None:
+        wrong = policy("wrong")
+        wrong["spec"] = {"actoin": "DENY"}
+        cluster.put(wrong)
+        await lives.live(damaged)
         cluster.fail(Broken())
         await lives.live(without)
 

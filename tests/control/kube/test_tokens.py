@@ -13,16 +13,16 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from control.auth import Caller
+from control.auth import Caller, TooManyAsk
 from control.auth.issuer import CONFIGURATION, KEYS, Issuer, Unproved, expiry
-from control.auth.kubernetes import TokenReviews, bearer
+from control.auth.kubernetes import AT_ONCE, AWAY, TokenReviews, bearer
 from control.keep import Keeper
 from control.sources.kubernetes import Kind
 from control.sources.kubernetes.kinds import CORE_KINDS
 from control.sources.kubernetes.read import Reader
 from control.sources.kubernetes.wire import head
 from mesh.model.manifest import Pod, parse_object
-from tests.control.kube.fake import Broken, FakeCluster, Page, Status
+from tests.control.kube.fake import Broken, FakeCluster, Hang, Page, Status
 from tests.control.kube.rig import pod
 
 NOW = 1_800_000_000
@@ -109,11 +109,15 @@ class Desk:
         self.pods = Pods()
         self.now, self.wall = 0.0, float(NOW)
         self.counts: dict[str, int] = {}
+        self.waiting = 0
         self.issuer = Issuer(self.api)
         self.reviews = TokenReviews(self.api, self.pods, issuer=self.issuer, meter=self, now=lambda: self.now, wall=lambda: self.wall)
 
     def reviewed(self, result: str) -> None:
         self.counts[result] = self.counts.get(result, 0) + 1
+
+    def asking(self, tokens: int) -> None:
+        self.waiting = tokens
 
     async def who(self, text: str = "a-token") -> Caller | None:
         return await self.reviews.authenticate(meta(text))
@@ -238,6 +242,52 @@ def test_many_who_ask_at_once_are_one_question(desk: Desk) -> None:
         first.cancel()
         assert await asyncio.gather(*others) == [ZTUNNEL] * 50
         assert desk.asked == 1
+
+    asyncio.run(test())
+
+
+def test_of_those_who_wait_there_is_a_bound_and_a_server_that_is_away_is_not_asked_for_each(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control.auth.kubernetes.MOST_ASKED", 100)
+    monkeypatch.setattr("control.auth.kubernetes.PATIENCE", 0.05)
+
+    async def test() -> None:
+        await desk.issuer.fetch()
+        fault = desk.cluster.fail(Hang(), "create")
+        tokens = [token(jti=str(number)) for number in range(100)]
+        tasks = [asyncio.create_task(desk.who(text)) for text in tokens]
+        while desk.asked < AT_ONCE:
+            await asyncio.sleep(0.001)
+        assert desk.waiting == 100
+        with pytest.raises(TooManyAsk):
+            await desk.who("one more")
+        assert desk.counts == {"turned_away": 1}
+        tasks.append(asyncio.create_task(desk.who(tokens[99])))  # it waits already
+        assert await asyncio.gather(*tasks) == [ZTUNNEL] * 101
+        assert desk.asked == AT_ONCE
+        assert desk.counts == {"turned_away": 1, "unreachable": AT_ONCE, "offline": 100}
+        assert desk.waiting == 0
+        fault.times = 0
+        desk.now = AWAY
+        assert await desk.who("one more") == ZTUNNEL
+
+    asyncio.run(test())
+
+
+def test_who_goes_away_while_it_waits_makes_room(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once: what is asked is asked to its end, and remembered."""
+    monkeypatch.setattr("control.auth.kubernetes.MOST_ASKED", 1)
+
+    async def test() -> None:
+        first = asyncio.create_task(desk.who("first"))
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(TooManyAsk):
+            await desk.who("second")
+        while desk.waiting:
+            await asyncio.sleep(0.001)
+        assert await desk.who("second") == ZTUNNEL
 
     asyncio.run(test())
 
@@ -405,6 +455,25 @@ def test_a_key_that_was_taken_away_counts_no_more(desk: Desk) -> None:
         await desk.issuer.fetch()
         with pytest.raises(Unproved):
             desk.issuer.verify(token(), "istio-ca", desk.pods)
+
+    asyncio.run(test())
+
+
+def test_keys_are_put_anew_where_what_was_kept_is_lost(desk: Desk, tmp_path: Path) -> None:
+    async def test() -> None:
+        keeper = Keeper(tmp_path / "keep.db")
+        await keeper.open()
+        book = keeper.book("tokens")
+        issuer = Issuer(desk.api, book, lambda: desk.wall)
+        await issuer.fetch()
+        for _ in range(2):
+            assert await keeper.flush()
+            assert [origin for origin in book.rows if book.holds(origin)] == ["openid"]
+            book.lose()
+            assert not book.rows
+            book.refill()
+            assert not book.asks
+        await keeper.close()
 
     asyncio.run(test())
 
