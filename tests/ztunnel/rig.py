@@ -1,4 +1,6 @@
-"""The data path on loopback, without namespaces or the kernel programs: pods of 127.0.7.x, and everything that they share."""
+"""The data path on loopback, without namespaces or the kernel programs: pods of 127.x.y.z, and everything that they share. Each process of
+tests has pods of its own, since a tunnel's port is always the same.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import select
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import Any, cast
 
 import pytest
@@ -37,7 +39,9 @@ from ztunnel.view import View
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="socket marks and transparent sources need CAP_NET_ADMIN")
 
-SERVER = ip_address("127.0.7.1")
+SERVER = IPv4Address((127 << 24) + (1 << 22) + (os.getpid() % (1 << 14) << 8) + 1)
+OTHER, CALLER = SERVER + 1, SERVER + 8
+"""Another pod, and a client of neither."""
 PEER = SocketAddress(ip_address("127.0.0.1"), 4444)
 SOURCE = Workload("a", "a", "default", (ip_address("10.9.9.9"),), service_account="client")
 DESTINATION = Workload("b", "b", "default", (SERVER,), service_account="server", protocol=TunnelProtocol.HBONE)

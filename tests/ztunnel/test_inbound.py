@@ -22,7 +22,7 @@ from mesh.model.workload import HBONE_PORT, SocketAddress
 from mesh.wire.hbone import connect_headers
 from mesh.wire.zds import WorkloadInfo
 from tests.io.rig import credentials
-from tests.ztunnel.rig import DESTINATION, SERVER, Lab, needs_root, run
+from tests.ztunnel.rig import CALLER, DESTINATION, OTHER, SERVER, Lab, needs_root, run
 from ztunnel import inbound, plaintext
 
 pytestmark = needs_root
@@ -34,7 +34,7 @@ CLIENT = SocketAddress(ip_address("127.0.0.1"), 1)
 
 @contextlib.asynccontextmanager
 async def pod(lab: Lab) -> AsyncIterator[None]:
-    """Our end: the pod `b` behind 127.0.7.1:15008."""
+    """Our end: the pod `b` behind SERVER:15008."""
     lab.certificates.held = credentials("server")
     lab.pod.info = WorkloadInfo("b", "default", "server")
 
@@ -68,15 +68,16 @@ async def ask(tunnel: Tunnel, authority: str) -> Stream:
 @pytest.mark.parametrize(
     ("authority", "status", "reason"),
     [
-        ("127.0.7.2:80", 400, "authority_mismatch"),
+        (f"{OTHER}:80", 400, "authority_mismatch"),
         ("10.0.0.1:80", 400, "authority_mismatch"),
         ("nonsense", 400, "bad_authority"),
         ("unknown.example:80", 503, "no_healthy_upstream"),
-        ("127.0.7.1:15001", 503, "self_call"),
-        ("127.0.7.1:15006", 503, "self_call"),
-        ("127.0.7.1:15008", 503, "self_call"),
-        ("127.0.7.1:9", 503, "connect_failed"),
+        (f"{SERVER}:15001", 503, "self_call"),
+        (f"{SERVER}:15006", 503, "self_call"),
+        (f"{SERVER}:15008", 503, "self_call"),
+        (f"{SERVER}:9", 503, "connect_failed"),
     ],
+    ids=["another-pod", "another-network", "nonsense", "unknown", "outbound", "inbound", "tunnel", "nobody-listens"],
 )
 def test_what_is_refused(authority: str, status: int, reason: str) -> None:
     async def check(lab: Lab) -> None:
@@ -92,7 +93,7 @@ def test_what_is_refused(authority: str, status: int, reason: str) -> None:
 def test_another_method() -> None:
     async def check(lab: Lab) -> None:
         async with pod(lab), client() as tunnel:
-            get = ((b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"127.0.7.1:80"), (b":path", b"/"))
+            get = ((b":method", b"GET"), (b":scheme", b"https"), (b":authority", f"{SERVER}:80".encode()), (b":path", b"/"))
             try:
                 async with asyncio.timeout(5):
                     assert (await tunnel.connect(get)).status == 400
@@ -114,12 +115,12 @@ def test_policy_speaks_before_the_app_is_asked() -> None:
         lab.view.apply_policies([allow("client")], {}, [])
         async with pod(lab):
             async with client("stranger") as tunnel:
-                assert (await ask(tunnel, "127.0.7.1:9")).status == 401  # nobody listens there, which is not told
+                assert (await ask(tunnel, f"{SERVER}:9")).status == 401  # nobody listens there, which is not told
                 line = await lab.line()
                 assert (line["reason"], line["src.identity"]) == ("policy_no_allow", "spiffe://cluster.local/ns/default/sa/stranger")
                 assert "default/only" in line["error"]
             async with client() as tunnel:
-                assert (await ask(tunnel, "127.0.7.1:9")).status == 503
+                assert (await ask(tunnel, f"{SERVER}:9")).status == 503
 
     run(check)
 
@@ -139,7 +140,7 @@ def test_every_denial_has_its_reason(policies: list[Authorization], named: tuple
         lab.view.apply_addresses([replace(DESTINATION, policies=named)], [], [])
         lab.view.apply_policies(policies, {}, [])
         async with pod(lab), client() as tunnel:
-            assert (await ask(tunnel, "127.0.7.1:9")).status == (503 if reason == "connect_failed" else 401)
+            assert (await ask(tunnel, f"{SERVER}:9")).status == (503 if reason == "connect_failed" else 401)
             assert (await lab.line())["reason"] == reason
 
     run(check)
@@ -149,7 +150,7 @@ def test_a_pod_that_is_not_announced_any_more() -> None:
     async def check(lab: Lab) -> None:
         async with pod(lab), client() as tunnel:
             lab.view.apply_addresses([], [], ["b"])
-            assert (await ask(tunnel, "127.0.7.1:80")).status == 503
+            assert (await ask(tunnel, f"{SERVER}:80")).status == 503
             assert (await lab.line())["reason"] == "unknown_workload"
 
     run(check)
@@ -158,10 +159,10 @@ def test_a_pod_that_is_not_announced_any_more() -> None:
 def test_200_comes_once_the_app_has_accepted_and_the_app_sees_the_client() -> None:
     async def check(lab: Lab) -> None:
         loop = asyncio.get_running_loop()
-        with socket.create_server(("127.0.7.1", 0)) as app:
+        with socket.create_server((str(SERVER), 0)) as app:
             app.setblocking(False)
             async with pod(lab), client() as tunnel:
-                stream = await ask(tunnel, f"127.0.7.1:{app.getsockname()[1]}")
+                stream = await ask(tunnel, f"{SERVER}:{app.getsockname()[1]}")
                 assert stream.status == 200
                 assert dict(stream.headers)[b"baggage"] == b"k8s.cluster.name=Kubernetes,k8s.namespace.name=default"
                 accepted, peer = await loop.sock_accept(app)
@@ -205,8 +206,8 @@ def test_the_application_tunnel_is_told_who_is_there() -> None:
 def test_connections_are_bounded() -> None:
     async def check(lab: Lab) -> None:
         lab.registry._limit = 1
-        with socket.create_server(("127.0.7.1", 0)) as app:
-            authority = f"127.0.7.1:{app.getsockname()[1]}"
+        with socket.create_server((str(SERVER), 0)) as app:
+            authority = f"{SERVER}:{app.getsockname()[1]}"
             async with pod(lab), client() as tunnel:
                 assert (await ask(tunnel, authority)).status == 200
                 assert (await ask(tunnel, authority)).status == 503
@@ -246,8 +247,8 @@ def test_plaintext_is_judged_without_an_identity(strict: bool, reason: str) -> N
         rules = (Rule((Clause((match,)),)),)
         policy = Authorization("istio_converted_static_strict", "istio-system", PolicyScope.GLOBAL, Action.DENY, rules)
         lab.view.apply_policies([policy] if strict else [], {}, [])
-        with socket.create_server(("127.0.7.1", 0)) as steered, socket.socket() as outsider:
-            outsider.bind(("127.0.7.9", 0))
+        with socket.create_server((str(SERVER), 0)) as steered, socket.socket() as outsider:
+            outsider.bind((str(CALLER), 0))
             outsider.connect(steered.getsockname())
             ours, peer = steered.accept()
             ours.setblocking(False)
@@ -258,7 +259,7 @@ def test_plaintext_is_judged_without_an_identity(strict: bool, reason: str) -> N
                     await loop.sock_recv(outsider, 1)
             else:
                 accepted, seen = steered.accept()  # the app is behind the same address here
-                assert seen[0] == "127.0.7.9"
+                assert seen[0] == str(CALLER)
                 accepted.close()
                 assert await loop.sock_recv(outsider, 1) == b""
                 outsider.close()

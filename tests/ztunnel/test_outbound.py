@@ -1,6 +1,6 @@
 """Outbound on loopback: every way in which the next hop can fail has its own reason.
 
-The hop is 127.0.7.1:15008 with a server of ours, or something else, behind it; the app is one end of a TCP connection.
+The hop is SERVER:15008 with a server of ours, or something else, behind it; the app is one end of a TCP connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mesh.io.tunnel import Incoming
 from mesh.model.reasons import Reason
 from mesh.model.workload import SocketAddress
 from mesh.wire.h2 import Code
-from tests.ztunnel.rig import SERVER, Lab, needs_root, run
+from tests.ztunnel.rig import OTHER, SERVER, Lab, needs_root, run
 
 pytestmark = needs_root
 
@@ -31,7 +31,7 @@ def test_every_status_but_200_is_a_refusal_with_its_reason(status: int, reason: 
             line = await lab.refused()
         assert (line["reason"], line["dst.hbone_addr"]) == (reason, f"{SERVER}:80")
         assert f"answered {status}" in line["error"]
-        assert repr(lab.pool).startswith("<Pool uid-a→127.0.7.1:15008 [0")  # the tunnel is none the worse
+        assert repr(lab.pool).startswith(f"<Pool uid-a→{SERVER}:15008 [0")  # the tunnel is none the worse
 
     run(check)
 
@@ -55,7 +55,7 @@ def test_nobody_listens() -> None:
     async def check(lab: Lab) -> None:
         line = await lab.refused()
         assert line["reason"] == "connect_failed"
-        assert "127.0.7.1:15008" in line["error"]
+        assert f"{SERVER}:15008" in line["error"]
 
     run(check)
 
@@ -189,10 +189,10 @@ def test_aborted_at_every_stage() -> None:
 
 def test_passthrough_refused_and_reset() -> None:
     async def check(lab: Lab) -> None:
-        line = await lab.refused(SocketAddress(ip_address("127.0.7.2"), 9))
-        assert (line["reason"], line["dst.addr"]) == ("connect_failed", "127.0.7.2:9")
-        with socket.create_server(("127.0.7.2", 0)) as server:
-            connection, app = lab.start(SocketAddress(ip_address("127.0.7.2"), server.getsockname()[1]))
+        line = await lab.refused(SocketAddress(OTHER, 9))
+        assert (line["reason"], line["dst.addr"]) == ("connect_failed", f"{OTHER}:9")
+        with socket.create_server((str(OTHER), 0)) as server:
+            connection, app = lab.start(SocketAddress(OTHER, server.getsockname()[1]))
             far, _ = server.accept()
             far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await asyncio.sleep(0.01)
@@ -217,7 +217,7 @@ def test_descriptors_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _passthrough_without_descriptors(lab: Lab) -> None:
-    assert (await lab.refused(SocketAddress(ip_address("127.0.7.2"), 9)))["reason"] == "fds_exhausted"
+    assert (await lab.refused(SocketAddress(OTHER, 9)))["reason"] == "fds_exhausted"
 
 
 def test_a_late_answer_is_in_time() -> None:
