@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from control.resolve.engine import Group, Read, query
+from control.resolve.l7.listens import ATTACHED
 from control.resolve.l7.lookup import HOSTS, ROUTES, find_service, mesh_service, virtual_hosts
-from control.resolve.l7.plans import ATTACHED
 from control.resolve.l7.ports import Port, clusters_in, routes_of
 from control.resolve.l7.views import View
 from control.resolve.policies import ADDRESSED

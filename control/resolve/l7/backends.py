@@ -16,12 +16,13 @@ from mesh.model.l7.clusters import Cluster, Discovery
 from mesh.model.l7.endpoints import Assignment
 from mesh.model.l7.names import parse_cluster_name
 from mesh.model.l7.notes import Translated
+from mesh.model.l7.profile import Kind
 from mesh.model.l7.translate.balancing import Candidate, Viewpoint, assignment, depends_on_viewpoint
 from mesh.model.l7.translate.destination_rule import cluster, effective
 from mesh.model.l7.translate.targets import Target
 from mesh.model.manifest import Key, Pod, ServiceEntry, WorkloadEntry
 from mesh.model.manifest.shapes import NOTHING
-from mesh.model.workload import GatewayAddress, HealthPolicy, NamespacedHostname, Workload
+from mesh.model.workload import GatewayAddress, Health, HealthPolicy, NamespacedHostname, Workload
 
 BY_NAME = (Discovery.DNS, Discovery.DNS_ONE)
 
@@ -74,6 +75,20 @@ def candidates(read: Read, arg: tuple[NamespacedHostname, int]) -> tuple[Candida
                 if target:
                     found.append(Candidate(workload, target, labels))
     return tuple(found)
+
+
+@query(56)
+def waypoint_pods(read: Read, gateway: GatewayAddress) -> tuple[Workload, ...]:
+    """The pods of a waypoint that tunnels may go to, as nodes' tunnels choose them."""
+    name = gateway.destination
+    mesh = read(mesh_service, name) if isinstance(name, NamespacedHostname) else None
+    if mesh is None or not isinstance(name, NamespacedHostname):
+        return ()
+    balancing = mesh.service.load_balancing
+    unready = balancing is not None and balancing.health is HealthPolicy.ALLOW_ALL
+    pods = (candidate.workload for candidate in read(candidates, (name, gateway.hbone_port)))
+    usable = (pod for pod in pods if pod.addresses and pod.capacity and (unready or pod.health is Health.HEALTHY))
+    return tuple(sorted(usable, key=lambda pod: pod.uid))
 
 
 # Clusters.
@@ -130,12 +145,13 @@ def _assigned(read: Read, backend: Backend, found: Found) -> Assignment:
     name, target, port, subset = found
     mesh, rule = target.mesh, target.rule
     if target.through:
-        pods = _pods_of(read, mesh.service.waypoint) if backend.view.tunnels else ()
+        waypoint = mesh.service.waypoint if _tunnels(backend.view) else None
+        pods = read(waypoint_pods, waypoint) if waypoint is not None else ()
         return entrance(backend.view, backend.cluster, mesh, port, pods)
     labels = rule.subsets[subset].labels if rule is not None and subset else NOTHING
     balancing = mesh.service.load_balancing
     behind: Iterable[Candidate] = read(candidates, (name, port))
-    if backend.view.tunnels and not (mesh.service.vips or mesh.service.vip_networks):
+    if _tunnels(backend.view) and not (mesh.service.vips or mesh.service.vip_networks):
         reached = (_by_waypoint(read, candidate) for candidate in behind)
         behind = [candidate for candidate in reached if candidate is not None]
     return assignment(
@@ -152,11 +168,9 @@ def _assigned(read: Read, backend: Backend, found: Found) -> Assignment:
 def _by_waypoint(read: Read, candidate: Candidate) -> Candidate | None:
     """A pod that is addressed by itself, as the tunnel of a client reaches it; None where nothing does."""
     waypoint = candidate.workload.waypoint
-    return candidate if waypoint is None else before_pod(candidate, _pods_of(read, waypoint))
+    return candidate if waypoint is None else before_pod(candidate, waypoint, read(waypoint_pods, waypoint))
 
 
-def _pods_of(read: Read, gateway: GatewayAddress | None) -> tuple[Workload, ...]:
-    """The pods of a waypoint, ready or not."""
-    if gateway is None or not isinstance(gateway.destination, NamespacedHostname):
-        return ()
-    return tuple(candidate.workload for candidate in read(candidates, (gateway.destination, gateway.hbone_port)))
+def _tunnels(view: View) -> bool:
+    """It is a client that ends tunnels itself. A waypoint does, too, but is on nobody's way to itself."""
+    return view.kind is Kind.CLIENT and view.tunnels

@@ -35,7 +35,7 @@ from mesh.model.manifest import (
     VirtualService,
 )
 from mesh.model.manifest.gatewayapi import GROUP
-from mesh.model.workload import NamespacedHostname
+from mesh.model.workload import GatewayAddress, NamespacedHostname
 
 O = TypeVar("O", bound=Object)  # noqa: E741 - an object, of whatever kind
 ROUTES = (HTTPRoute, GRPCRoute, TLSRoute, TCPRoute)
@@ -55,13 +55,16 @@ HOSTS: Group[Key, tuple[NamespacedHostname, ...], str] = Group("hosts", DECLARED
 
 @query(46)
 def find_service(read: Read, arg: tuple[View, str]) -> NamespacedHostname | None:
-    """The service that a host is to a proxy: its own namespace's first, then Kubernetes' own, then by age."""
+    """The service that a host is to a proxy: its own namespace's first, then Kubernetes' own, then the oldest. To those beside clients, the
+    first by namespace instead of the oldest: nodes' tunnels know no ages, and who has a proxy must not reach another service for that.
+    """
     view, host = arg
     entries = [entry for entry in (read(OBJECTS, key) for key in read(HOSTS, host)) if entry is not None]
     seen = [entry for entry in entries if view.kind is Kind.WAYPOINT or visible(exported(entry), entry.namespace, view.namespace)]
     if not seen:
         return None
-    best = min(seen, key=lambda entry: (entry.namespace != view.namespace, not isinstance(entry, Service), *_age(entry)))
+    last = _age if view.kind is Kind.WAYPOINT else _place
+    best = min(seen, key=lambda entry: (entry.namespace != view.namespace, not isinstance(entry, Service), last(entry)))
     return NamespacedHostname(best.namespace, host)
 
 
@@ -141,8 +144,15 @@ def seen(read: Read, arg: tuple[View, NamespacedHostname]) -> Target | None:
     if mesh is None:
         return None
     if through_waypoint(view, mesh.service):
-        return Target(as_clients_see(view, mesh), through=True)
+        return Target(as_clients_see(view, mesh, _family(read, mesh.service.waypoint)), through=True)
     return Target(mesh, read(destination_rule, (view.anywhere(), name)).value)
+
+
+def _family(read: Read, gateway: GatewayAddress | None) -> int:
+    """The IP version of a waypoint's own address, which is one that its mesh speaks."""
+    destination = gateway.destination if gateway is not None else None
+    mesh = read(mesh_service, destination) if isinstance(destination, NamespacedHostname) else None
+    return mesh.service.vips[0].ip.version if mesh is not None and mesh.service.vips else 4
 
 
 @query(50)
@@ -247,7 +257,11 @@ def oldest_first(found: Iterable[O]) -> list[O]:
 
 
 def _age(entry: Object) -> tuple[str, str, str]:
-    return (entry.metadata.creation_timestamp or "~", entry.namespace, entry.name)
+    return (entry.metadata.creation_timestamp or "~", *_place(entry))
+
+
+def _place(entry: Object) -> tuple[str, str]:
+    return (entry.namespace, entry.name)
 
 
 def _qualified(read: Read, host: str, namespace: str) -> str:

@@ -17,11 +17,9 @@ from typing import Any, NamedTuple
 from control.resolve.engine import Group, Read, query
 from control.resolve.l7.backends import Backend, assignments, clusters, placed
 from control.resolve.l7.direct import direct_chains, directly
-from control.resolve.l7.lookup import find_service, mesh_service
+from control.resolve.l7.listens import closed_networks, listeners, named, ports_of, virtual_hosts
 from control.resolve.l7.ports import Port, chain, clusters_in, guard, routes_of
 from control.resolve.l7.views import View, profile
-from control.resolve.services import declared, services
-from control.resolve.tables import SETTINGS
 from mesh.model.codec.envoy import client, grpc, parts, routes, terminate, waypoint
 from mesh.model.codec.envoy import clusters as envoy_clusters
 from mesh.model.codec.envoy import endpoints as envoy_endpoints
@@ -42,10 +40,9 @@ from mesh.model.l7.names import (
     route_table_name,
 )
 from mesh.model.l7.profile import Kind
-from mesh.model.l7.routes import RouteTable, VirtualHost
+from mesh.model.l7.routes import RouteTable
 from mesh.model.l7.translate import workload as direct
-from mesh.model.manifest import Key
-from mesh.model.workload import NamespacedHostname, Service, SocketAddress
+from mesh.model.workload import SocketAddress
 
 PREFIX = "type.googleapis.com/envoy.config."
 CLUSTER_TYPE, ENDPOINT_TYPE = f"{PREFIX}cluster.v3.Cluster", f"{PREFIX}endpoint.v3.ClusterLoadAssignment"
@@ -70,51 +67,7 @@ class Resource:
     follows: tuple[tuple[str, str], ...] = ()
 
 
-# Which ports a view is about.
-
-
-def _waypoint_of(_: NamespacedHostname, found: tuple[Service, ...]) -> Iterable[NamespacedHostname]:
-    for service in found:
-        if service.waypoint is not None and isinstance(service.waypoint.destination, NamespacedHostname):
-            yield service.waypoint.destination
-
-
-ATTACHED: Group[NamespacedHostname, tuple[Service, ...], NamespacedHostname] = Group("services by waypoint", services, _waypoint_of)
-EVERY: Group[Key, tuple[NamespacedHostname, ...], None] = Group("everything declared", declared, lambda _, names: [None] if names else [])
-
-
-@query(72)
-def ports_of(read: Read, view: View) -> tuple[Port, ...]:
-    if view.kind is Kind.WAYPOINT:
-        domain = read(SETTINGS, None).cluster_domain
-        names = sorted(read(ATTACHED, NamespacedHostname(view.namespace, f"{view.gateway}.{view.namespace}.svc.{domain}")))
-    else:
-        hosts = sorted({name.hostname for key in read(EVERY, None) for name in read(declared, key)})
-        names = [name for name in (read(find_service, (view, host)) for host in hosts) if name is not None]
-    found = []
-    for name in names:
-        mesh = read(mesh_service, name)
-        if mesh is not None:
-            found += [Port(view, name, port.port) for port in mesh.service.ports]
-    return tuple(found)
-
-
-@query(73)
-def listeners(read: Read, view: View) -> Mapping[str, tuple[Port, ...]]:
-    """What an Envoy beside a client listens with, by the listener's name: for each service's address, and for whole networks of a port.
-    Where two services have one address and port, the first by name is there.
-    """
-    found: dict[str, tuple[Port, ...]] = {}
-    for port in read(ports_of, view.anywhere()):
-        made = read(chain, port)
-        if made is None:
-            continue
-        if made.addresses:
-            found.setdefault(client.listener_name(made), (port,))
-        if made.networks:
-            name = f"{client.ANYWHERE}_{port.number}"
-            found[name] = (*found.get(name, ()), port)
-    return MappingProxyType(found)
+# Which there are.
 
 
 @query(73)
@@ -123,7 +76,7 @@ def tables(read: Read, view: View) -> Mapping[str, Port]:
     return MappingProxyType({route_table_name(port.service.hostname, port.number): port for port in read(ports_of, view)})
 
 
-@query(74)
+@query(76)
 def plan(read: Read, view: View) -> frozenset[tuple[str, str]]:
     """The types and names of all resources of a view."""
     found: set[tuple[str, str]] = set()
@@ -151,7 +104,7 @@ def plan(read: Read, view: View) -> frozenset[tuple[str, str]]:
         found.add((ROUTE_TYPE, CONNECT_TERMINATE))
         found |= {(type_url, name) for name in read(directly, bare) for type_url in (CLUSTER_TYPE, ROUTE_TYPE)}
     else:
-        found |= {(LISTENER_TYPE, name) for name in (VIRTUAL_OUTBOUND, HTTP_PROXY, *read(listeners, view))}
+        found |= {(LISTENER_TYPE, name) for name in (VIRTUAL_OUTBOUND, HTTP_PROXY, *read(listeners, bare))}
         found |= {(CLUSTER_TYPE, name) for name in (PASSTHROUGH, BLACK_HOLE)}
         found.add((ROUTE_TYPE, HTTP_PROXY))
         if view.tunnels:
@@ -221,7 +174,7 @@ def _routes(read: Read, view: View, name: str) -> Resource | None:
         table = terminate.route_table(_waypoint_chains(read, bare))
         return Resource(parts.serialized(table), ((CLUSTER_TYPE, MAIN_INTERNAL),))
     if name == HTTP_PROXY:
-        found = list(_virtual_hosts(read, bare))
+        found = list(virtual_hosts(read, bare))
         # A service's own cluster is not waited for: if that is new, so is the service, and others need not wait for it.
         needed = {name for host, own in found for name in clusters_in(RouteTable(HTTP_PROXY, (host,)), ()) if name != own}
         return _of_table(RouteTable(HTTP_PROXY, tuple(host for host, _ in found)), needed)
@@ -234,25 +187,6 @@ def _routes(read: Read, view: View, name: str) -> Resource | None:
 
 def _of_table(table: RouteTable, needed: Iterable[str]) -> Resource:
     return Resource(parts.serialized(routes.route_table(table)), tuple((CLUSTER_TYPE, name) for name in sorted(needed)))
-
-
-def _virtual_hosts(read: Read, view: View) -> Iterator[tuple[VirtualHost, str]]:
-    """Every service's, by its names, and with its own cluster. A name that two services have is the first one's."""
-    taken: set[str] = set()
-    domain = read(SETTINGS, None).cluster_domain
-    for port in read(ports_of, view):
-        made = read(routes_of, port)
-        mesh = read(mesh_service, port.service)
-        if made is None or made.value.table is None or mesh is None:
-            continue
-        addresses = [vip.ip for vip in mesh.service.vips]
-        names = client.domains(port.service.hostname, port.service.namespace, port.number, addresses, domain)
-        free = tuple(name for name in names if name not in taken)
-        taken.update(free)
-        if free:
-            for host in made.value.table.hosts:
-                own = cluster_name(port.service.hostname, port.number)
-                yield replace(host, name=f"{host.name}:{port.number}", domains=free), own
 
 
 def _listener(read: Read, view: View, name: str) -> Resource | None:
@@ -268,16 +202,18 @@ def _listener(read: Read, view: View, name: str) -> Resource | None:
     if name == CONNECT_DIRECT:
         return Resource(parts.serialized(waypoint.connect_direct()))
     if name == VIRTUAL_OUTBOUND:
-        return Resource(parts.serialized(client.virtual_outbound(seen, view.ports[0])))
+        closed = read(closed_networks, None) if view.tunnels else ()
+        return Resource(parts.serialized(client.virtual_outbound(seen, view.ports[0], closed)))
     if name == HTTP_PROXY:
         return Resource(parts.serialized(client.http_proxy(seen, view.ports[1])), follows=((ROUTE_TYPE, HTTP_PROXY),))
-    chains = _chains(read, read(listeners, view).get(name, ()))
-    if not chains:
+    listened = read(listeners, view.anywhere()).get(name)
+    if listened is None:
         return None
-    if name == client.listener_name(chains[0]) if chains[0].addresses else False:
-        made = client.listener(chains[0], seen)
+    chains = _chains(read, listened.ports)
+    if listened.addresses:
+        made = client.listener(replace(chains[0], addresses=listened.addresses), seen)
     else:
-        made = client.network_listener(chains[0].port, chains, seen)
+        made = client.network_listener(chains[0].port, chains, seen, read(closed_networks, None) if view.tunnels else ())
     return Resource(parts.serialized(made), follows=_tables(chains))
 
 
@@ -301,12 +237,8 @@ def _grpc_port(read: Read, view: View, name: str) -> Port | None:
     host, colon, number = name.rpartition(":")
     if not colon or not number.isdecimal() or len(number) > 5:
         return None
-    domain = read(SETTINGS, None).cluster_domain
-    for full in (host, f"{host}.{view.namespace}.svc.{domain}", f"{host}.svc.{domain}", f"{host}.{domain}"):
-        found = read(find_service, (view.anywhere(), full))
-        if found is not None:
-            return Port(view.anywhere(), found, int(number))
-    return None
+    found = named(read, view.anywhere(), host)
+    return Port(view.anywhere(), found, int(number)) if found is not None else None
 
 
 def _grpc_table(read: Read, view: View, name: str) -> RouteTable | None:

@@ -14,7 +14,7 @@ pods are what is addressed, and where those have a waypoint of their own, an Env
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from zlib import crc32
 
@@ -23,18 +23,18 @@ from mesh.model.l7.endpoints import Assignment, Endpoint, LocalityGroup, Tunnel
 from mesh.model.l7.profile import Kind
 from mesh.model.l7.services import MeshService, Resolution
 from mesh.model.l7.translate.balancing import Candidate, described
-from mesh.model.workload import GatewayAddress, Health, IPAddress, NetworkAddress, Service, SocketAddress, Workload
+from mesh.model.workload import GatewayAddress, IPAddress, NetworkAddress, Service, SocketAddress, Workload
 
 
 def through_waypoint(view: View, service: Service) -> bool:
     return view.kind is not Kind.WAYPOINT and service.waypoint is not None and bool(service.vips or service.vip_networks)
 
 
-def as_clients_see(view: View, mesh: MeshService) -> MeshService:
-    """With the one address that leads there, if there is one, and endpoints that come from us, whatever the waypoint has to do to find its.
-    Where only the connection tells, a plain Envoy goes where that was meant to go.
+def as_clients_see(view: View, mesh: MeshService, version: int) -> MeshService:
+    """With the one address that leads there, of that IP version if it has one, and endpoints that come from us, whatever the waypoint has
+    to do to find its. Where only the connection tells, a plain Envoy goes where that was meant to go.
     """
-    address = _address(mesh)
+    address = _address(mesh, version)
     plain = not (view.bind or view.tunnels)
     by_connection = address is None and plain and view.kind is Kind.CLIENT
     entered = address if plain or view.tunnels else None
@@ -42,41 +42,34 @@ def as_clients_see(view: View, mesh: MeshService) -> MeshService:
     return replace(mesh, service=service, resolution=Resolution.NONE if by_connection else Resolution.STATIC, distribution="")
 
 
-def _address(mesh: MeshService) -> IPAddress | None:
-    """The address that stands for all of a service's, IPv4 first; of a network that it has, the second, since the first may be nobody's.
-    None where each of several is another server's (NONE): which one is meant, only the connection tells.
+def _address(mesh: MeshService, version: int) -> IPAddress | None:
+    """The address that stands for all of a service's. None where each of several is another server's (NONE), and where it has only
+    networks, of which any address may be another service's: then only the connection tells which one is meant.
     """
-    vips = sorted((vip.ip for vip in mesh.service.vips), key=lambda ip: ip.version)
-    networks = [network for _, network in mesh.service.vip_networks]
-    if mesh.resolution is Resolution.NONE and (networks or len(vips) > 1):
+    vips = sorted((vip.ip for vip in mesh.service.vips), key=lambda ip: ip.version != version)
+    if not vips or (mesh.resolution is Resolution.NONE and (mesh.service.vip_networks or len(vips) > 1)):
         return None
-    return vips[0] if vips else networks[0][1]
+    return vips[0]
 
 
-def entrance(view: View, cluster: str, mesh: MeshService, port: int, pods: Iterable[Workload]) -> Assignment:
-    """The endpoints of a port of a service as clients see it. `pods` are its waypoint's; where none is ready, tunnels lead nowhere."""
+def entrance(view: View, cluster: str, mesh: MeshService, port: int, pods: Sequence[Workload]) -> Assignment:
+    """The endpoints of a port of a service as clients see it. `pods` are its waypoint's; without any, tunnels lead nowhere."""
     gateway, vips = mesh.service.waypoint, mesh.service.vips
     if gateway is None or not vips:
         return Assignment(cluster)
     target = SocketAddress(vips[0].ip, port)
     if not view.tunnels:
         return Assignment(cluster, (LocalityGroup((Endpoint(target),)),))
-    ready = _ready(pods)
-    found = tuple(Endpoint(target, tunnel=_tunnel(pod, gateway, target.ip), workload=described(pod)) for pod in ready)
+    found = tuple(Endpoint(target, tunnel=_tunnel(pod, gateway, target.ip), workload=described(pod)) for pod in pods)
     return Assignment(cluster, (LocalityGroup(found),) if found else ())
 
 
-def before_pod(candidate: Candidate, pods: Iterable[Workload]) -> Candidate | None:
-    """A pod with a waypoint, by the tunnel of one of its pods, over which those behind it are spread; None where none is ready."""
-    ready, gateway = _ready(pods), candidate.workload.waypoint
-    if not ready or gateway is None or not candidate.workload.addresses:
+def before_pod(candidate: Candidate, gateway: GatewayAddress, pods: Sequence[Workload]) -> Candidate | None:
+    """A pod with a waypoint, by the tunnel of one of that one's pods which are ready, over which those behind it are spread."""
+    if not pods or not candidate.workload.addresses:
         return None
-    chosen = ready[crc32(candidate.workload.uid.encode()) % len(ready)]
+    chosen = pods[crc32(candidate.workload.uid.encode()) % len(pods)]
     return replace(candidate, tunnel=_tunnel(chosen, gateway, candidate.workload.addresses[0]))
-
-
-def _ready(pods: Iterable[Workload]) -> list[Workload]:
-    return sorted((pod for pod in pods if pod.health is Health.HEALTHY and pod.addresses), key=lambda pod: pod.uid)
 
 
 def _tunnel(pod: Workload, gateway: GatewayAddress, target: IPAddress) -> Tunnel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from control.kube.conditions import Listener, Wanted
 from control.resolve.engine import Read
-from control.resolve.l7.plans import ATTACHED
+from control.resolve.l7.listens import ATTACHED
 from control.resolve.status.common import Status, accepted, condition, made
 from control.resolve.tables import OBJECTS
 from control.resolve.waypoints import Waypoint, waypoints

@@ -208,7 +208,7 @@ ENTRIES = [
     (HOST, "192.0.2.5", "resolution: DNS_ROUND_ROBIN", "192.0.2.5"),
     (HOST, "'2001:db8::5', 192.0.2.5", LISTED, "192.0.2.5"),
     (HOST, "'2001:db8::5'", "resolution: DNS", "2001:db8::5"),
-    (HOST, "192.0.2.0/24", LISTED, "192.0.2.1"),
+    (HOST, "192.0.2.0/24", LISTED, None),
     (WILD, "192.0.2.5", LISTED, "192.0.2.5"),
     (HOST, "192.0.2.5", "resolution: NONE", "192.0.2.5"),
     (HOST, "192.0.2.5, 192.0.2.6", "resolution: NONE", None),

@@ -22,11 +22,11 @@ from xds.type.matcher.v3 import matcher_pb2
 
 from mesh.model.codec.envoy import filters, matching, parts, waypoint
 from mesh.model.l7.chains import Chain, Traffic
-from mesh.model.l7.names import HTTP_PROXY, PASSTHROUGH, VIRTUAL_OUTBOUND
+from mesh.model.l7.names import BLACK_HOLE, HTTP_PROXY, PASSTHROUGH, VIRTUAL_OUTBOUND
 from mesh.model.l7.profile import Profile
 from mesh.model.l7.tcp import TcpDestination, TcpRoute
 from mesh.model.l7.telemetry import NO_TELEMETRY
-from mesh.model.workload import OUTBOUND_PORT
+from mesh.model.workload import OUTBOUND_PORT, IPNetwork
 
 ANYWHERE = "0.0.0.0"
 LOOPBACK = "127.0.0.1"
@@ -52,8 +52,11 @@ def listener(chain: Chain, profile: Profile) -> Any:
     return made
 
 
-def network_listener(port: int, chains: Sequence[Chain], profile: Profile) -> Any:
-    """For the services whose addresses are whole networks: one listener per port, only for redirected connections."""
+def network_listener(port: int, chains: Sequence[Chain], profile: Profile, closed: Sequence[IPNetwork] = ()) -> Any:
+    """For the services whose addresses are whole networks: one listener per port, only for redirected connections. `closed`: where what
+    is for none of them goes nowhere.
+    """
+    chains = [*chains, *_closed(closed)]
     made = _listener(f"{ANYWHERE}_{port}", parts.socket_address(ANYWHERE, port), False)
     made.listener_filters.append(waypoint.listener_filter(waypoint.ORIGINAL_DST, original_dst_pb2.OriginalDst()))
     waypoint.add_inspectors(made, chains)
@@ -64,9 +67,16 @@ def network_listener(port: int, chains: Sequence[Chain], profile: Profile) -> An
     return made
 
 
-def virtual_outbound(profile: Profile, port: int = OUTBOUND_PORT) -> Any:
+def virtual_outbound(profile: Profile, port: int = OUTBOUND_PORT, closed: Sequence[IPNetwork] = ()) -> Any:
+    """Where redirected connections come in, and where those stay that no other listener is for: they pass on as they are, but to networks
+    that are `closed` go nowhere.
+    """
     made = _listener(VIRTUAL_OUTBOUND, parts.socket_address(profile.listen, port), True)
     made.use_original_dst.value = True
+    for chain in _closed(closed):
+        for found in filters.filter_chains(chain, profile).values():
+            found.filter_chain_match.prefix_ranges.extend(parts.cidr(network) for network in closed)
+            made.filter_chains.append(found)
     made.filter_chains.append(_passthrough())
     return made
 
@@ -100,6 +110,12 @@ def _match(made: Any, chosen: Any) -> None:
         made.filter_chain_matcher.CopyFrom(chosen.matcher)
     else:
         made.filter_chain_matcher.CopyFrom(matcher_pb2.Matcher(on_no_match=chosen))
+
+
+def _closed(networks: Sequence[IPNetwork]) -> list[Chain]:
+    """Every port of these networks leads nowhere. None, where there are none."""
+    nowhere = (TcpRoute((TcpDestination(BLACK_HOLE),)),)
+    return [Chain(BLACK_HOLE, 0, Traffic.TCP, networks=tuple(networks), tcp=nowhere)] if networks else []
 
 
 def _passthrough() -> Any:
