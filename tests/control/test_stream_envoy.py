@@ -121,6 +121,34 @@ def started(rules: Rules = WHOLE) -> tuple[World, Client]:
 
 
 @pytest.mark.parametrize("rules", [WHOLE, DELTA], ids=["state of the world", "delta"])
+def test_a_cluster_that_changes_is_followed_by_its_endpoints_once_more(rules: Rules) -> None:
+    """Envoy warms a changed cluster with endpoints that come after it, and serves the old one until then."""
+    world, client = started(rules)
+    world.put((C, cluster("c2")), (E, plain(E, "c2")))
+    client.told()
+    client.ask(E, "c1", "c2")
+    client.told()
+    world.put((C, cluster("c1", "2")))
+    assert client.told() == ["cluster: c1" if rules.delta else "cluster: c1 c2", "endpoints: c1"]
+    assert client.told() == []
+    world.put((E, plain(E, "c1", "2")), (C, cluster("c1", "3")))
+    assert [one for one in client.told() if one.startswith("endpoints")] == ["endpoints: c1"]
+    world.put((E, plain(E, "c1", "3")))
+    assert client.told() == ["endpoints: c1"]
+    assert client.has[E]["c1"] == world.store.types[E].entries["c1"].version
+
+
+@pytest.mark.parametrize("rules", [WHOLE, DELTA], ids=["state of the world", "delta"])
+def test_endpoints_that_came_before_the_changed_cluster_come_once_more(rules: Rules) -> None:
+    world, client = started(rules)
+    world.put((E, plain(E, "c1", "2")))
+    (early,) = client.take()
+    world.put((C, cluster("c1", "2")))
+    client.answer(early)
+    assert client.told() == ["cluster: c1", "endpoints: c1"]
+
+
+@pytest.mark.parametrize("rules", [WHOLE, DELTA], ids=["state of the world", "delta"])
 def test_a_new_cluster_is_warm_before_a_route_leads_there_and_the_old_one_goes_after(rules: Rules) -> None:
     world, client = started(rules)
     world.put((C, cluster("c2")), (E, plain(E, "c2")), (R, plain(R, "r", "to c2", ((C, "c2"),))))
@@ -220,7 +248,8 @@ def test_endpoints_that_are_never_asked_for_are_waited_for_a_moment_only() -> No
 def test_a_whole_response_holds_the_old_form_of_what_may_not_be_sent_yet() -> None:
     world, client = started()
     world.put((C, cluster("c1", "2")))
-    (clusters,) = client.take()
+    clusters, endpoints = client.take()
+    client.answer(endpoints)
     world.put((L, plain(L, "l", "2")), (L, plain(L, "m", "1")))
     assert client.take() == []
     world.drop((L, "l"))

@@ -69,6 +69,38 @@ def test_requests_follow_virtual_services_and_their_changes(tmp_path: Path, delt
         assert second.name == "v2"
 
 
+RULE = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: outliers, namespace: shop}
+spec: {host: web, trafficPolicy: {outlierDetection: {consecutive5xxErrors: ERRORS}}}
+"""
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
+def test_a_destination_rule_changes_a_cluster_whose_endpoints_stay(tmp_path: Path, delta: bool) -> None:
+    with ExitStack() as stack:
+        app = stack.enter_context(upstream("v1", "127.0.0.31"))
+        files = {
+            "web": WEB.replace("PORT", str(app.port)),
+            "rule": "",
+            "v1": plane.pod("web-1", "127.0.0.31", labels="app: web, version: v1"),
+        }
+        mesh = stack.enter_context(plane.running(tmp_path / "plane", files))
+        proxy = stack.enter_context(fed.running(tmp_path / "envoy", mesh, node=CLIENT, delta=delta))
+
+        def errors() -> str:
+            found = [one for config in proxy.dump()["configs"] for one in config.get("dynamic_active_clusters", ())]
+            (cluster,) = [one["cluster"] for one in found if one["cluster"]["name"] == "outbound|80||web.shop.svc.cluster.local"]
+            return str(cluster.get("outlier_detection", {}).get("consecutive_5xx", ""))
+
+        assert errors() == ""
+        for wanted in ("3", "4", ""):
+            mesh.put(rule=RULE.replace("ERRORS", wanted) if wanted else "")
+            eventually(lambda wanted=wanted: errors() == wanted and not warming(proxy), "what the rule says is in force", SOON)  # type: ignore[misc]
+            assert proxy.ask("web.shop").server == "v1"
+
+
 WAYPOINT = """
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
