@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import itertools
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +26,6 @@ from tests.interop.upstream import Upstream
 WAIT_SECONDS = 20.0
 VERSION_PATH = "/.version"
 CLIENT = Profile(Kind.CLIENT, bind=True)
-_bases = itertools.count(31000 + os.getpid() % 3000 * 10)
 
 
 @dataclass(frozen=True)
@@ -175,8 +172,7 @@ def proxied(
             "1",
             "--file-flush-interval-msec",
             "100",
-            "--base-id",
-            str(next(_bases)),
+            "--use-dynamic-base-id",
             "-l",
             "warning",
         ]
