@@ -26,6 +26,8 @@ from tests.interop.upstream import Upstream
 WAIT_SECONDS = 20.0
 VERSION_PATH = "/.version"
 CLIENT = Profile(Kind.CLIENT, bind=True)
+SOON = {f"tracing.{kind}.flush_interval_ms": 100 for kind in ("opentelemetry", "zipkin")}
+"""Envoy keeps spans for five seconds, unless its runtime says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def proxied(
         version = ads.put(*resources)
         plane = bootstrap.ControlPlane("127.0.0.1", ads.port, token=token)
         config = bootstrap.bootstrap(bootstrap.Node(node, "test"), plane, admin_port=admin, delta=delta)
+        config.layered_runtime.layers.add(name="test").static_layer.update(SOON)
         path = directory / "bootstrap.json"
         path.write_text(bootstrap.json(config))
         log = directory / "envoy.log"
