@@ -282,7 +282,8 @@ def test_retries(rig: Rig) -> None:
         Route(when(PathMatch(PathKind.PREFIX, "/flaky/codes")), forward("a", retry=Retry(3, ("retriable-status-codes",), (503,)))),
         Route(when(PathMatch(PathKind.PREFIX, "/flaky/none")), forward("a", retry=Retry(0, on))),
         Route(when(PathMatch(PathKind.PREFIX, "/slow")), forward("a", retry=Retry(1, on, per_try=timedelta(milliseconds=300)))),
-        Route(when(), forward("three", retry=Retry(2, ("gateway-error", "connect-failure", "reset"), spread=True))),
+        # Envoy throws dice for another host, so many times: of three, the third is found by then.
+        Route(when(), forward("three", retry=Retry(2, ("gateway-error", "connect-failure", "reset"), reselect=60, spread=True))),
     )
     assert rig.ask("/flaky/once/1").status == 200
     assert rig.ask("/flaky/once/3").status == 503
