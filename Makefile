@@ -22,7 +22,12 @@ BENCH_PACKAGES := wrk haproxy
 CLUSTER_PACKAGES := runc containernetworking-plugins iproute2 nftables conntrack busybox gcc libc6-dev
 PIP := pip --quiet --disable-pip-version-check --no-input install
 
+# Tests start hundreds of processes: none shall compile again what another one has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest
+# A file of tests runs in one process, whose number is in the names of all that it makes on the machine; so files can run side by side.
+# They wait more than they work. The longest are first by their names, and are begun first.
+PAIR := -n 2 --dist loadfile --no-loadscope-reorder
 PURE := not netns and not e2e and not interop and not cluster
 
 help: ## this list
@@ -84,19 +89,19 @@ test-pure: setup ## the tests that need no privileges
 	@$(PYTEST) -n auto --dist loadfile -m '$(PURE)'
 
 test-root: setup envoy root
-	@$(PYTEST) -m '(netns or e2e or interop) and not cluster'
+	@$(PYTEST) $(PAIR) -m '(netns or e2e or interop) and not cluster'
 
 test-netns: setup root ## kernel, agent and tunnel in real network namespaces
-	@$(PYTEST) -m 'netns and not cluster'
+	@$(PYTEST) $(PAIR) -m 'netns and not cluster'
 
 test-e2e: setup root ## the whole playground
-	@$(PYTEST) -m 'e2e and not cluster'
+	@$(PYTEST) $(PAIR) -m 'e2e and not cluster'
 
 test-interop: setup envoy root ## Envoy as a peer of our tunnel, both ways
-	@$(PYTEST) -m 'interop and not cluster'
+	@$(PYTEST) $(PAIR) -m 'interop and not cluster'
 
 test-cluster: setup envoy tools $(STAMPS)/apt-cluster root ## against a real Kubernetes, etcd and Consul
-	@$(PYTEST) -m cluster
+	@$(PYTEST) $(PAIR) -m cluster
 
 tools: $(STAMPS)/venv ## build those once, into a cache outside this directory: 15 minutes
 	@$(BIN)/python tests/tools/build.py

@@ -120,6 +120,8 @@ class Node:
         full = f"{PREFIX}{os.getpid()}-{self._label}-{name}"
         run(f"ip netns add {full}")
         self._stack.callback(_remove_netns, full)
+        # Nobody else can have a pod's address; without the question, which takes up to two seconds, addresses are in use at once.
+        run(f"ip netns exec {full} sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0")
         run(f"ip -n {full} link set lo up")
         return full
 

@@ -135,8 +135,8 @@ def test_a_tunnel_without_descriptors(mesh: Mesh, steady: None, node: str, direc
         more = mesh.run("app", do="crowd", key="more", host=host, count=300)
         assert more["open"] < 300, "the tunnel was never short of descriptors: this test says nothing"
         assert "ConnectionResetError" in more["error"], more
-        for _ in range(20):
-            assert not mesh.may("app", host)
+        eventually("nothing more is let in", lambda: _nothing_new(mesh, host, 20))
+        more = mesh.run("app", do="crowd", key="more", host=host, count=0)
         line = mesh.line(node, since, reason="fds_exhausted", direction=direction)
         assert line["level"] in ("warn", "error")
         rounds = mesh.run("app", do="look", key="run")["rounds"]
@@ -148,6 +148,12 @@ def test_a_tunnel_without_descriptors(mesh: Mesh, steady: None, node: str, direc
     assert result["held_failed"] == [], result
     assert mesh.metric(node, "culvert_refused_total", reason="fds_exhausted", direction=direction) >= before + 20
     assert mesh.pid(f"{node}.ztunnel") == pid, "it lived through it"
+
+
+def _nothing_new(mesh: Mesh, host: str, times: int) -> bool:
+    """Whether so many in a row are refused. Where a probe or a question to the tunnel has ended there is a gap: who finds it, fills it."""
+    answers = (mesh.run("app", do="crowd", key="more", host=host, count=1) for _ in range(times))
+    return all("ConnectionResetError" in answer.get("error", "") for answer in answers)
 
 
 # Many

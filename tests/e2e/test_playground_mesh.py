@@ -102,7 +102,7 @@ def test_pods_inside_and_outside_reach_services(ground: Playground) -> None:
     web = {pod["name"] for pod in ground.pods_of("web")}
     for client in ("shop/alone", "default/client"):
         for option in ("-4", "-6"):
-            answers = ground.fetch(client, "http://web.shop/", option, times=20)
+            answers = ground.fetch(client, "http://web.shop/", option, times=40)
             assert {who for who, _ in answers} == web
             assert {peer for _, peer in answers} == {ground.pod(client.partition("/")[2])["ips"][0 if option == "-4" else 1]}
 
@@ -135,24 +135,25 @@ def test_a_killed_control_plane_comes_back_with_the_same_root(ground: Playground
 
 
 def failures_while(ground: Playground, action: Callable[[], None]) -> int:
-    """Requests from a pod to the service, one after another and until after the action: how many failed."""
-    begun, stop = ground.layout.state / "begun", ground.layout.state / "stop"
-    begun.unlink(missing_ok=True)
+    """Requests from a pod to the service, one after another, before, during and after the action: how many failed."""
+    made, stop = ground.layout.state / "made", ground.layout.state / "stop"
+    made.write_text("")
     stop.unlink(missing_ok=True)
-    script = (
-        f"n=0; until test -e {stop}; do touch {begun}; curl -s --fail -m 5 -o /dev/null http://web/ || echo lost; n=$((n+1)); done; echo $n"
-    )
+    script = f"until test -e {stop}; do curl -s --fail -m 5 -o /dev/null http://web/ || echo lost; echo >> {made}; done"
     caller = subprocess.Popen(ground.command("exec", "-n", "shop", "alone", "--", "sh", "-c", script), stdout=subprocess.PIPE, text=True)
+
+    def more() -> None:
+        goal = made.stat().st_size + 5
+        wait("more requests", lambda: made.stat().st_size >= goal, 30)
+
     try:
-        wait("the first request", begun.exists)
+        more()
         action()
-        time.sleep(0.3)
+        more()
     finally:
         stop.touch()
         out, _ = caller.communicate(timeout=30)
-    *lost, count = out.split()
-    assert int(count) > 5
-    return len(lost)
+    return out.count("lost")
 
 
 def test_mesh_processes_outlive_the_supervisor(ground: Playground) -> None:

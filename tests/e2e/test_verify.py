@@ -10,23 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from agent.bpf import abi
 from mesh.io.netns import Namespace
-from tests.e2e.playground import Playground, eventually, namespace, pod, service_account, strict
+from tests.e2e.mesh import Mesh, running
+from tests.e2e.playground import eventually, namespace, pod, service_account, strict
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns]
 
-NAME = "cvverify"
 SLEEP = ["sleep", "infinity"]
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
-    base = tmp_path_factory.mktemp("verify")
-    directory = base / "manifests"
-    directory.mkdir()
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     objects = [
         namespace("shop", ambient=True),
         namespace("plain", ambient=False),
@@ -36,23 +32,18 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
         pod("three", "shop", "node-2", SLEEP, account="three"),
         pod("outsider", "plain", "node-1", SLEEP),
     ]
-    (directory / "all.yaml").write_text(yaml.safe_dump_all(objects))
-    playground = Playground(NAME, directory)
-    try:
-        playground.up()
-        eventually("every labelled pod is in the mesh, and its peers know", lambda: verify(playground)[0] == 0, 30)
-        yield playground
-    finally:
-        playground.down()
+    with running(tmp_path_factory.mktemp("verify"), "verify", objects) as mesh:
+        eventually("every labelled pod is in the mesh, and its peers know", lambda: verify(mesh)[0] == 0, 30)
+        yield mesh
 
 
-def verify(playground: Playground) -> tuple[int, dict[str, Any]]:
-    done = playground.culvert("verify", "--json", check=False)
+def verify(mesh: Mesh) -> tuple[int, dict[str, Any]]:
+    done = mesh.culvert("verify", "--json", check=False)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, json.loads(done.stdout)
 
 
-def test_proves_a_mesh_in_order(mesh: Playground) -> None:
+def test_proves_a_mesh_in_order(mesh: Mesh) -> None:
     code, proof = verify(mesh)
     assert (code, proof["problems"], proof["proved"]) == (0, [], True)
     meshed = [delivery for delivery in proof["deliveries"] if "plain/" not in delivery["source"] + delivery["destination"]]
@@ -70,13 +61,13 @@ def test_proves_a_mesh_in_order(mesh: Playground) -> None:
     }
 
 
-def test_table_for_people(mesh: Playground) -> None:
+def test_table_for_people(mesh: Mesh) -> None:
     done = mesh.culvert("verify")
     for words in ("TLS 1.3", "shop/two", "is outside the mesh", "proved"):
         assert words in done.stdout
 
 
-def test_strict_lets_no_plaintext_answer_out(mesh: Playground) -> None:
+def test_strict_lets_no_plaintext_answer_out(mesh: Mesh) -> None:
     mesh.apply(strict("shop"))
     try:
 
@@ -94,9 +85,9 @@ def test_strict_lets_no_plaintext_answer_out(mesh: Playground) -> None:
     eventually("permissive again", lambda: verify(mesh)[0] == 0)
 
 
-def test_a_pair_whose_encryption_is_off_is_found(mesh: Playground) -> None:
+def test_a_pair_whose_encryption_is_off_is_found(mesh: Mesh) -> None:
     """Behind everybody's back, the kernel lets what pod `one` says pass by: its calls leave in the clear, and nobody is told."""
-    with uncaptured(mesh, "node-1", "one"):
+    with uncaptured(mesh, "one"):
         code, proof = verify(mesh)
     assert code == 1
     leaks = {(flow["source"], flow["destination"]) for flow in proof["flows"] if flow["kind"] == "leak"}
@@ -109,12 +100,11 @@ def test_a_pair_whose_encryption_is_off_is_found(mesh: Playground) -> None:
 class uncaptured:  # noqa: N801 - reads as a statement
     """Takes the flag away that makes the kernel capture a pod's connections (`struct culvert_pod`), and puts it back."""
 
-    def __init__(self, playground: Playground, node: str, name: str) -> None:
-        state = json.loads(Path(f"/run/culvert/{playground.name}/status.json").read_text())
-        (netns,) = [entry["netns"] for entry in state["pods"] if entry["name"] == name]
-        with Namespace.open(f"/run/netns/{netns}") as inside:
+    def __init__(self, mesh: Mesh, name: str) -> None:
+        found = mesh.where(name)
+        with Namespace.open(f"/run/netns/{found['netns']}") as inside:
             self.key = [f"{byte:#04x}" for byte in inside.cookie.to_bytes(8, sys.byteorder)]
-        (self.pin,) = Path(f"/sys/fs/bpf/culvert/{playground.name}-{node}").rglob("cvt_pods")
+        (self.pin,) = Path("/sys/fs/bpf/culvert", mesh.layout.instance(found["node"])).rglob("cvt_pods")
         self.value: list[str] = json.loads(self.bpftool("-j", "map", "lookup", "pinned", str(self.pin), "key", *self.key))["value"]
 
     def __enter__(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import shutil
 import socket
 import subprocess
@@ -19,6 +17,8 @@ from bench.l4 import certificates
 from mesh.io.netns import Namespace
 from mesh.io.tls import Credentials, make_credentials
 from mesh.model.identity import Identity, parse_spiffe
+from tests.cluster import ports
+from tests.cluster.ports import Reserved
 
 CLIENT = "spiffe://cluster.local/ns/interop/sa/client"
 SERVER = "spiffe://cluster.local/ns/interop/sa/server"
@@ -26,7 +26,7 @@ FOREIGN = "spiffe://elsewhere.example/ns/interop/sa/client"
 IDENTITIES = {"a": CLIENT, "b": SERVER, "foreign": FOREIGN}
 READY_SECONDS = 20.0
 
-_bases = itertools.count(os.getpid() % 30000)
+_held: list[Reserved] = []
 
 
 def binary() -> str | None:
@@ -52,11 +52,10 @@ def identity(uri: str) -> Identity:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(sock.getsockname()[1]) for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
+    """Of loopback, for as long as this process runs: a number that was given once is given to no other program of a test."""
+    taken = [ports.take() for _ in range(count)]
+    _held.extend(taken)
+    return [each.number for each in taken]
 
 
 @contextmanager
@@ -68,7 +67,7 @@ def running(directory: Path, config: dict[str, Any], port: int, host: str = "127
     path = directory / "envoy.yaml"
     path.write_text(yaml.safe_dump(config))
     log = directory / "envoy.log"
-    command = [*inside, envoy, "-c", str(path), "--concurrency", "1", "--base-id", str(next(_bases)), "-l", "warning"]
+    command = [*inside, envoy, "-c", str(path), "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:

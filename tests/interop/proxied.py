@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import itertools
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +26,8 @@ from tests.interop.upstream import Upstream
 WAIT_SECONDS = 20.0
 VERSION_PATH = "/.version"
 CLIENT = Profile(Kind.CLIENT, bind=True)
-_bases = itertools.count(31000 + os.getpid() % 3000 * 10)
+SOON = {f"tracing.{kind}.flush_interval_ms": 100 for kind in ("opentelemetry", "zipkin")}
+"""Envoy keeps spans for five seconds, unless its runtime says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,7 @@ def proxied(
         version = ads.put(*resources)
         plane = bootstrap.ControlPlane("127.0.0.1", ads.port, token=token)
         config = bootstrap.bootstrap(bootstrap.Node(node, "test"), plane, admin_port=admin, delta=delta)
+        config.layered_runtime.layers.add(name="test").static_layer.update(SOON)
         path = directory / "bootstrap.json"
         path.write_text(bootstrap.json(config))
         log = directory / "envoy.log"
@@ -175,8 +175,7 @@ def proxied(
             "1",
             "--file-flush-interval-msec",
             "100",
-            "--base-id",
-            str(next(_bases)),
+            "--use-dynamic-base-id",
             "-l",
             "warning",
         ]

@@ -281,16 +281,17 @@ def test_retries(rig: Rig) -> None:
         Route(when(PathMatch(PathKind.PREFIX, "/flaky/once")), forward("a", retry=Retry(1, on, backoff=timedelta(milliseconds=1)))),
         Route(when(PathMatch(PathKind.PREFIX, "/flaky/codes")), forward("a", retry=Retry(3, ("retriable-status-codes",), (503,)))),
         Route(when(PathMatch(PathKind.PREFIX, "/flaky/none")), forward("a", retry=Retry(0, on))),
-        Route(when(PathMatch(PathKind.PREFIX, "/slow")), forward("a", retry=Retry(1, on, per_try=timedelta(milliseconds=100)))),
-        Route(when(), forward("three", retry=Retry(2, ("gateway-error", "connect-failure", "reset"), spread=True))),
+        Route(when(PathMatch(PathKind.PREFIX, "/slow")), forward("a", retry=Retry(1, on, per_try=timedelta(milliseconds=300)))),
+        # Envoy throws dice for another host, so many times: of three, the third is found by then.
+        Route(when(), forward("three", retry=Retry(2, ("gateway-error", "connect-failure", "reset"), reselect=60, spread=True))),
     )
     assert rig.ask("/flaky/once/1").status == 200
     assert rig.ask("/flaky/once/3").status == 503
     assert rig.ask("/flaky/codes/3").status == 200
     assert rig.ask("/flaky/codes/3").echo["headers"]["x-envoy-attempt-count"] == "1"
     assert rig.ask("/flaky/none/1").status == 503
-    assert rig.ask("/slow/0.9").status == 504
-    assert rig.upstreams["a"].seen["/slow/0.9"] == 2
+    assert rig.ask("/slow/2").status == 504
+    proxied.eventually(lambda: rig.upstreams["a"].seen["/slow/2"] == 2, "both tries arrive")
     assert rig.ask("/close").status == 503
     assert {one.seen["/close"] for one in rig.upstreams.values()} == {1}, "each host once, since tried ones are avoided"
 
@@ -309,7 +310,7 @@ def test_fault(rig: Rig) -> None:
     assert 50 < counts[500] < 150
     began = time.monotonic()
     assert rig.ask("/delayed").status == 200
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - began > 0.25  # Envoy's clock stands still while it works: 0.3 s may be some milliseconds less
 
 
 def test_mirror(rig: Rig) -> None:

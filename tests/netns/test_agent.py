@@ -178,10 +178,10 @@ class NodeTunnel:
 
 
 def new_pods(lab: Lab, count: int) -> list[Pod]:
-    """Pods whose link-local addresses are done with duplicate detection, so that routes change by nobody's doing but ours."""
+    """Pods whose link-local addresses are in use, so that routes change by nobody's doing but ours."""
     pods = [lab.node.pod() for _ in range(count)]
     for pod in pods:
-        until("no tentative address", lambda pod=pod: not run(f"ip -n {pod.name} -6 addr show tentative"))  # type: ignore[misc]
+        until("a link-local address", lambda pod=pod: run(f"ip -n {pod.name} -6 addr show scope link -tentative") != "")  # type: ignore[misc]
     return pods
 
 
