@@ -72,8 +72,9 @@ HTTP_VERSIONS = {
 
 @dataclass(frozen=True, slots=True)
 class MergedRule:
-    """All DestinationRules of one host. `policy_of` is the object whose policy counts, `subset_of` whose each subset is."""
+    """All DestinationRules of one host, oldest first. `policy_of` is the object whose policy counts, `subset_of` whose each subset is."""
 
+    rules: tuple[Key, ...]
     policy: TrafficPolicy | None
     subsets: Mapping[str, Subset]
     policy_of: Key | None
@@ -105,7 +106,8 @@ def merge(rules: Sequence[DestinationRule]) -> Translated[MergedRule | None]:
                 subsets[subset.name], subset_of[subset.name] = subset, rule.key
     if not rules:
         return notes.done(None)
-    return notes.done(MergedRule(policy, MappingProxyType(subsets), policy_of, MappingProxyType(subset_of)))
+    merged = tuple(rule.key for rule in rules)
+    return notes.done(MergedRule(merged, policy, MappingProxyType(subsets), policy_of, MappingProxyType(subset_of)))
 
 
 @dataclass(frozen=True, slots=True)
