@@ -7,6 +7,7 @@ from typing import Any
 
 from control.kube.conditions import Condition, Parent, Wanted
 from control.resolve.engine import Read
+from control.resolve.l7.backends import candidates
 from control.resolve.l7.lookup import destination_rule, mesh_service, rule_host, virtual_hosts
 from control.resolve.l7.ports import Port, routes_of
 from control.resolve.l7.views import View
@@ -30,7 +31,7 @@ from mesh.model.manifest import (
     WorkloadEntry,
 )
 from mesh.model.manifest.gatewayapi.common import ParentRef
-from mesh.model.workload import NamespacedHostname
+from mesh.model.workload import NamespacedHostname, TunnelProtocol
 
 Route = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute
 UNRESOLVED = {
@@ -137,11 +138,30 @@ def _service_entry(read: Read, entry: ServiceEntry) -> Status:
         if not entry.spec.addresses and (service := read(described, name)) is not None and read(holder, name) == entry.key
         for vip in service.vips
     ]
-    conflict = (
-        [condition("Programmed", False, "Conflict", because(shadowed))] if shadowed else [condition("Programmed", True, "Programmed")]
-    )
-    wanted = Wanted(entry.metadata.generation or 0, (accepted(entry), *conflict), fields={"addresses": addresses})
-    return made(read, entry, notes=shadowed, wanted=wanted)
+    mixed = _mixed(read, entry)
+    programmed = condition("Programmed", False, CONFLICT, because(shadowed))
+    if not shadowed:
+        programmed = condition("Programmed", True, "Programmed", because(mixed))
+    wanted = Wanted(entry.metadata.generation or 0, (accepted(entry), programmed), fields={"addresses": addresses})
+    return made(read, entry, notes=(*shadowed, *mixed), wanted=wanted)
+
+
+def _mixed(read: Read, entry: ServiceEntry) -> list[str]:
+    """Proxies look up all of a cluster or nothing of it, and know no tunnels where they do."""
+    if entry.spec.resolution not in ("DNS", "DNS_ROUND_ROBIN"):
+        return []
+    behind = [
+        candidate.workload
+        for name in read(declared, entry.key)
+        for port in entry.spec.ports[:1]
+        for candidate in read(candidates, (name, port.number))
+    ]
+    named = [workload for workload in behind if not workload.addresses]
+    tunnelled = [workload for workload in behind if workload.addresses and workload.protocol is TunnelProtocol.HBONE]
+    if not (named and tunnelled):
+        return []
+    inside = f"{tunnelled[0].namespace}/{tunnelled[0].name}"
+    return [f"{named[0].hostname} is looked up, {inside} is in the mesh: waypoints, and Envoys that tunnel, reach only what is looked up"]
 
 
 def _notes(read: Read, view: View, name: NamespacedHostname) -> Iterable[Note]:
