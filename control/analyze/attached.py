@@ -37,6 +37,7 @@ def check(world: World, found: Findings) -> frozenset[Key]:
         if isinstance(rule, VirtualService):
             _seen(world, subject, place, host, rule, found)
         _routed(world, subject, place, host, found)
+    _wildcards(world, found)
     _unused_rules(world, found)
     for host in every.values():
         _routes(world, host, found)
@@ -58,19 +59,35 @@ def _attached(world: World) -> Iterator[tuple[Subject, str, Host, VirtualService
 
 def _routed(world: World, subject: Subject, place: str, host: Host, found: Findings) -> None:
     use = world.service_use(host.key)
+    some = "only Envoys and gRPC clients that take xDS go by these rules"
     # Why a waypoint that is asked for does not work is said where it is asked for.
     if use.wanted is None and world.routed(host.key) is False:
-        message = f"no waypoint routes what is sent to {host.name}: only proxyless gRPC clients go by these rules"
+        message = f"no waypoint routes what is sent to {host.name}: {some}"
         hint = f"label {host.key} or its namespace {USE_WAYPOINT}"
+        found.add(codes.NO_ROUTER, subject, place, message, hint, related=[about(host.entry)])
+    elif use.waypoint is not None and world.passed_by(host):
+        message = f"{host.name} has no address of its own, so that nothing leads to its waypoint: {some}"
+        hint = f"give {host.key} an address"
         found.add(codes.NO_ROUTER, subject, place, message, hint, related=[about(host.entry)])
 
 
 def _seen(world: World, subject: Subject, place: str, host: Host, service: VirtualService, found: Findings) -> None:
     use = world.service_use(host.key)
-    if use.waypoint is None or service.namespace in (host.namespace, use.waypoint.key.namespace):
+    if use.waypoint is None or world.passed_by(host) or service.namespace in (host.namespace, use.waypoint.key.namespace):
         return
     message = f"the waypoint of {host.name} reads VirtualServices of {host.namespace} and of its own namespace, not of {service.namespace}"
     found.add(codes.UNSEEN, subject, place, message, f"move it to {host.namespace}", related=[about(host.entry)])
+
+
+def _wildcards(world: World, found: Findings) -> None:
+    for service in world.of(VirtualService):
+        for index, name in enumerate(service.spec.hosts if service.spec.in_mesh else ()):
+            within = world.hosts.within(name) if name.startswith("*") else []
+            host = next((host for host in within if world.service_use(host.key).waypoint is not None and not world.passed_by(host)), None)
+            if host is not None:
+                message = f"{name} is for {host.name}, too, whose waypoint goes by exact hosts alone"
+                hint = f"add {host.name}, or a VirtualService for it"
+                found.add(codes.UNSEEN, about(service), f"spec.hosts[{index}]", message, hint, related=[about(host.entry)])
 
 
 def _unused_rules(world: World, found: Findings) -> None:

@@ -14,6 +14,7 @@ from control.analyze.services import written
 from control.analyze.world import PODS, SERVICES, World
 from control.resolve.policies import mtls_modes
 from mesh.model.l7.notes import Problem
+from mesh.model.l7.translate.delegates import visible
 from mesh.model.l7.translate.destination_rule import merge
 from mesh.model.manifest import DestinationRule, Service, ServiceEntry
 from mesh.model.manifest.istio.destinationrule import ClientTls, TrafficPolicy
@@ -51,12 +52,24 @@ def _unknown(world: World, rule: DestinationRule, full: str, found: Findings) ->
 
 def _elsewhere(world: World, rule: DestinationRule, hosts: list[Host], found: Findings) -> None:
     namespaces = {namespace for host in hosts for namespace in looked_up(world, host)}
+    if rule.namespace in namespaces:
+        _hidden(world, rule, hosts, found)
+        return
     # The waypoint that a namespace's labels ask for may be anywhere.
-    if rule.namespace in namespaces or any(world.routed(host.key) is None for host in hosts):
+    if any(world.routed(host.key) is None for host in hosts):
         return
     owner = hosts[0].namespace
     message = f"{hosts[0].name} is of {owner}, and its rules are not looked up in {rule.namespace}"
     found.add(codes.RULE_ELSEWHERE, about(rule), "metadata.namespace", message, f"move it to {owner}", related=[about(hosts[0].entry)])
+
+
+def _hidden(world: World, rule: DestinationRule, hosts: list[Host], found: Findings) -> None:
+    for host in hosts:
+        waypoint = world.service_use(host.key).waypoint
+        if waypoint is not None and not visible(rule.spec.export_to, rule.namespace, waypoint.key.namespace):
+            message = f"the waypoint of {host.name} is in {waypoint.key.namespace}, from where exportTo hides this"
+            hint = f"add {waypoint.key.namespace}"
+            found.add(codes.RULE_ELSEWHERE, about(rule), "spec.exportTo", message, hint, related=[about(host.entry)])
 
 
 # Subsets

@@ -17,11 +17,11 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from control.analyze.given import Foreign, Given
-from control.analyze.hosts import Hosts
+from control.analyze.hosts import Host, Hosts
 from control.analyze.runs import Runs, runs_of
 from control.resolve import Mesh, MeshSettings
 from control.resolve.engine import Query
-from control.resolve.services import services_for
+from control.resolve.services import described, services_for
 from control.resolve.tables import labels_of
 from control.resolve.waypoints import Use, Waypoint, admits, service_waypoint, waypoints, workload_waypoint
 from mesh.model.errors import BugError
@@ -44,6 +44,7 @@ from mesh.model.manifest import (
     WorkloadEntry,
 )
 from mesh.model.manifest.gatewayapi.gateways import WAYPOINT_CLASS
+from mesh.model.workload import NamespacedHostname
 
 T = TypeVar("T", bound=Object)
 A = TypeVar("A", bound=Hashable)
@@ -158,6 +159,15 @@ class World:
 
     def admits(self, key: Key, namespace: str) -> bool:
         return self.ask(admits, (key, namespace))
+
+    def passed_by(self, host: Host) -> bool:
+        """Whether clients get past the waypoint that a service asks for, since there is no address to go there by. Files say only of some
+        Services that they will have none.
+        """
+        if isinstance(host.entry, Service):
+            return host.entry.spec.headless
+        made = self.ask(described, NamespacedHostname(host.namespace, host.name))
+        return made is not None and not (made.vips or made.vip_networks)
 
     def routed(self, key: Key) -> bool | None:
         """Whether a waypoint routes what is sent to a service; None where only the namespace's labels could tell, and are not here."""

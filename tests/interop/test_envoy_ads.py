@@ -177,6 +177,54 @@ def test_what_comes_later_is_there_at_once(tmp_path: Path, delta: bool) -> None:
         eventually(lambda: proxy.ask("web.shop", "/teapot").status == 418, "routes to subsets, which are new clusters", SOON)
 
 
+CHOSEN = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: ext, namespace: shop, labels: {networking.istio.io/enable-autoallocate-ip: 'false'}}
+spec:
+  hosts: [ext.example.com]
+  resolution: HOW
+  ports: [{number: PORT, name: http, protocol: HTTP}]
+  workloadSelector: {labels: {app: web}}
+---
+"""
+NAMED = """
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: named, namespace: shop}
+spec: {address: localhost, labels: {app: web}}
+---
+"""
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
+@pytest.mark.parametrize("resolution", ["DNS", "DNS_ROUND_ROBIN"])
+def test_pods_in_the_mesh_behind_an_entry_that_is_looked_up(tmp_path: Path, resolution: str, delta: bool) -> None:
+    """None of them, several, with a name beside them, and without it again: each is another kind of cluster to Envoy."""
+    with ExitStack() as stack:
+        first = stack.enter_context(upstream("first", "127.0.0.31"))
+        stack.enter_context(upstream("second", "127.0.0.32", first.port))
+        stack.enter_context(upstream("named", "127.0.0.1", first.port))
+        pods = {
+            name: plane.pod(name, host, labels="app: web", annotations="ambient.istio.io/redirection: enabled")
+            for name, host in (("first", "127.0.0.31"), ("second", "127.0.0.32"))
+        }
+        chosen = CHOSEN.replace("HOW", resolution).replace("PORT", str(first.port))
+        mesh = stack.enter_context(plane.running(tmp_path / "plane", {"chosen": chosen}))
+        proxy = stack.enter_context(fed.running(tmp_path / "envoy", mesh, node=CLIENT, delta=delta))
+
+        def served() -> set[str]:
+            return {proxy.ask(f"ext.example.com:{first.port}").server for _ in range(20)}
+
+        assert proxy.ask(f"ext.example.com:{first.port}").status == 503, "nobody is there"
+        mesh.put(**pods)
+        eventually(lambda: served() == {"first", "second"}, "by their addresses", SOON)
+        mesh.put(named=NAMED)
+        eventually(lambda: "named" in served(), "by its name, too", SOON)
+        mesh.put(named="")
+        eventually(lambda: served() == {"first", "second"}, "by their addresses again", SOON)
+
+
 def warming(proxy: fed.Envoy) -> int:
     (count,) = proxy.stats("^cluster_manager.warming_clusters$").values()
     return count

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mesh.model.codec.envoy import client, clusters, endpoints, routes
 from mesh.model.l7.chains import Chain, Traffic
 from mesh.model.l7.clusters import NOBODY, Cluster, Credential, Discovery, Tls
-from mesh.model.l7.endpoints import Assignment, Endpoint, HostPort, LocalityGroup
+from mesh.model.l7.endpoints import Assignment, Endpoint, HostPort, LocalityGroup, Tunnel
 from mesh.model.l7.names import HTTP_PROXY, cluster_name
 from mesh.model.l7.profile import Context, Kind
 from mesh.model.l7.routes import Destination, Forward, PathKind, PathMatch, Retry, Route, RouteMatch, RouteTable, VirtualHost
@@ -37,7 +37,7 @@ from mesh.model.l7.tcp import TcpDestination, TcpRoute
 from mesh.model.l7.translate import balancing, destination_rule
 from mesh.model.l7.translate.balancing import Candidate, Viewpoint
 from mesh.model.manifest import DestinationRule, parse
-from mesh.model.workload import AppProtocol, Locality, Service, ServicePort, Workload
+from mesh.model.workload import AppProtocol, Locality, Service, ServicePort, SocketAddress, Workload
 from tests.interop import envoy, proxied
 from tests.interop.proxied import Answer, ask
 from tests.interop.upstream import Upstream, upstream
@@ -262,6 +262,22 @@ def test_names_that_the_proxy_looks_up(rig: Rig) -> None:
         found = Assignment(name, (LocalityGroup((Endpoint(HostPort("localhost", one.port)),)),))
         rig.put(Cluster(name, "localhost", one.port, discovery=discovery, endpoints=found), found)
         proxied.eventually(lambda: rig.ask().server == "a", discovery.value)
+
+
+def test_addresses_beside_names_that_the_proxy_looks_up(rig: Rig) -> None:
+    """An address at the end of a tunnel is reached plainly where the node has the tunnel, and else not at all."""
+    one, meshed = rig.upstreams["a"], rig.upstreams["b"]
+    ends = (
+        Endpoint(HostPort("localhost", one.port)),
+        Endpoint(SocketAddress(ip_address(meshed.host), meshed.port), tunnel=Tunnel(("spiffe://cluster.local/ns/a/sa/b",))),
+    )
+    found = Assignment("mixed", (LocalityGroup(ends[:1]), LocalityGroup(ends[1:], Locality("eu"))))
+    made = Cluster("mixed", "localhost", one.port, discovery=Discovery.DNS, endpoints=found)
+    for profile, servers in ((replace(proxied.CLIENT, tunnels=False), {"a", "b"}), (proxied.CLIENT, {"a"})):
+        rig.envoy.put(clusters.cluster(made, profile))
+        rig.serve(Route(RouteMatch(), Forward((Destination(made.name),))))
+        proxied.eventually(lambda: {rig.ask().server for _ in range(20)} == servers, str(servers))  # noqa: B023 - at once
+    rig.envoy.check()
 
 
 def test_names_that_requests_name(rig: Rig) -> None:

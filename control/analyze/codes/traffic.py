@@ -63,14 +63,14 @@ NO_ROUTER: Final = Code(
     "CV0512",
     WARNING,
     "Rules are for a service that no waypoint routes",
-    "Tunnels carry connections and do not look at requests: only proxyless gRPC clients go by the rules. Label the service or its "
-    "namespace istio.io/use-waypoint.",
+    "Tunnels carry connections and do not look at requests: only Envoys and gRPC clients that take xDS go by the rules. Label the service "
+    "or its namespace istio.io/use-waypoint. To a waypoint leads only a service's own address.",
 )
 UNSEEN: Final = Code(
     "CV0513",
     WARNING,
     "A VirtualService is where the service's waypoint does not look",
-    "A waypoint reads those of the service's namespace and of its own, and clients leave all of it to the waypoint.",
+    "A waypoint reads those of the service's namespace and of its own, by exact hosts, and clients leave all of it to the waypoint.",
 )
 OUTRANKED: Final = Code(
     "CV0514", WARNING, "Another route counts instead", "Only one of the objects that are named counts. Remove the others."
@@ -142,8 +142,8 @@ RULE_ELSEWHERE: Final = Code(
     "CV0702",
     WARNING,
     "A DestinationRule is where it is not looked up",
-    "Waypoints look in their own namespace, the service's and the root namespace. Elsewhere it is only for gRPC clients and Envoys of its "
-    "namespace, and for services without a waypoint.",
+    "Waypoints look in their own namespace, the service's and the root namespace, at what is exported to their own. Elsewhere it is only "
+    "for gRPC clients and Envoys of its namespace, and for services without a waypoint.",
 )
 EMPTY_SUBSET: Final = Code("CV0703", WARNING, "A subset has no endpoint", "What goes to it fails. Compare its labels with the pods'.")
 RULES_CONFLICT: Final = Code(

@@ -3,10 +3,11 @@
     Accepted       the object was understood. False: this version was refused; an earlier one may be in force
     ResolvedRefs   what it names is there
     Programmed     those who carry it out were told
-    Enforced       it has its full effect. False with NeedsWaypoint: what it asks for only a waypoint can do, and there is none; with
-                   Bypassed: some route leads around it
+    Enforced       it has its full effect. False with NeedsWaypoint: what it asks for only a waypoint can do, and nothing leads through
+                   one; with Bypassed: some route leads around it; with OtherNamespace: where it is, nobody reads it; with Conflict:
+                   another object counts instead; with Unsupported: nobody can do that
 
-`common` has the vocabulary; `policies`, `routing` and `gateways` know one family of kinds each.
+`common` has the vocabulary, `readers` who goes by what; `policies`, `routing` and `gateways` know one family of kinds each.
 """
 
 from __future__ import annotations

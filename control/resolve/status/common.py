@@ -14,6 +14,8 @@ from mesh.model.manifest import Key, Namespace, Object, Pod, Service, ServiceEnt
 NEEDS_WAYPOINT = "NeedsWaypoint"
 BYPASSED = "Bypassed"
 OTHER_NAMESPACE = "OtherNamespace"
+CONFLICT = "Conflict"
+UNSUPPORTED = "Unsupported"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from control.resolve.l7.ports import guard
 from control.resolve.l7.views import View
 from control.resolve.policies import ADDRESSED, mtls_modes, policies
 from control.resolve.services import declared
-from control.resolve.status.common import BYPASSED, NEEDS_WAYPOINT, Status, because, condition, made
+from control.resolve.status.common import BYPASSED, CONFLICT, NEEDS_WAYPOINT, UNSUPPORTED, Status, because, condition, made
 from control.resolve.tables import SETTINGS
 from control.resolve.waypoints import service_waypoint, waypoints
 from mesh.model.l7.profile import Kind
@@ -29,7 +29,7 @@ def status(read: Read, entry: Policy) -> Status:
     if isinstance(entry, AuthorizationPolicy) and entry.annotations.get(DRY_RUN_ANNOTATION) == "true":
         return made(read, entry, condition("Enforced", False, "DryRun", because(("it is a dry run", *notes))), notes=notes)
     if isinstance(entry, AuthorizationPolicy) and entry.spec.action == "AUDIT":
-        return made(read, entry, condition("Enforced", False, "Unsupported", because(notes)), notes=notes)
+        return made(read, entry, condition("Enforced", False, UNSUPPORTED, because(notes)), notes=notes)
     if outcome.notes:
         return made(read, entry, condition("Enforced", False, outcome.reason or NEEDS_WAYPOINT, because(notes)), notes=notes)
     if isinstance(entry, RequestAuthentication) and not entry.spec.jwt_rules:
@@ -68,7 +68,7 @@ def _modes(read: Read, entry: PeerAuthentication) -> Status:
     for ignored, used in read(mtls_modes, entry.namespace).ignored:
         if ignored.key == entry.key:
             note = f"has no effect: {used.key} ({used.source}) is for the same pods and counts"
-            return made(read, entry, condition("Enforced", False, "Conflict", note), notes=(note,))
+            return made(read, entry, condition("Enforced", False, CONFLICT, note), notes=(note,))
     return made(read, entry, condition("Enforced", True, "Tunnel"))
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from control.kube.conditions import Condition, Parent, Wanted
 from control.resolve.engine import Read
-from control.resolve.l7.lookup import destination_rule, find_service, mesh_service, rule_host, virtual_hosts
+from control.resolve.l7.backends import candidates
+from control.resolve.l7.lookup import destination_rule, mesh_service, rule_host, virtual_hosts
 from control.resolve.l7.ports import Port, routes_of
 from control.resolve.l7.views import View
 from control.resolve.services import declared, described, holder
-from control.resolve.status.common import NEEDS_WAYPOINT, OTHER_NAMESPACE, Status, accepted, because, condition, made
-from control.resolve.tables import OBJECTS, SETTINGS
-from control.resolve.waypoints import service_waypoint
+from control.resolve.status import readers
+from control.resolve.status.common import CONFLICT, NEEDS_WAYPOINT, UNSUPPORTED, Status, accepted, because, condition, made
+from control.resolve.status.readers import Lack
+from control.resolve.tables import OBJECTS
 from mesh.model.l7.notes import Note, Problem
 from mesh.model.l7.profile import Kind
+from mesh.model.l7.services import MeshService
 from mesh.model.manifest import (
     DestinationRule,
     GRPCRoute,
@@ -28,7 +31,7 @@ from mesh.model.manifest import (
     WorkloadEntry,
 )
 from mesh.model.manifest.gatewayapi.common import ParentRef
-from mesh.model.workload import NamespacedHostname
+from mesh.model.workload import NamespacedHostname, TunnelProtocol
 
 Route = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute
 UNRESOLVED = {
@@ -63,35 +66,33 @@ def _virtual_service(read: Read, entry: VirtualService) -> Status:
     if not entry.spec.in_mesh:
         note = "no gateway of the mesh takes it: ingress gateways are not served here"
         return made(read, entry, condition("Programmed", False, "NoGateway", note), notes=(note,))
-    viewer = View(Kind.CLIENT, entry.namespace)
-    lacking: list[str] = []
-    unproxied: list[str] = []
-    unread: list[str] = []
+    unknown: list[str] = []
+    lacks: list[Lack] = []
     notes: dict[Note, None] = {}
     programmed = False
     for host in read(virtual_hosts, entry.key):
         if host.startswith("*"):
             programmed = True  # whatever services it stands for, clients' own proxies take it
+            lacks.append(readers.of_wildcard(host))
             continue
-        name = read(find_service, (viewer, host))
+        name = readers.service_of(read, readers.viewer(entry), host)
         if name is None:
-            lacking.append(f"there is no service {host}")
+            unknown.append(f"there is no service {host}")
             continue
         programmed = True
-        view, why = _taken_by(read, name, entry.namespace)
-        if why:
-            unproxied.append(f"{host}: {why}")
-        unread += _unread(view, entry.namespace, host, {name.namespace, view.namespace})
-        notes.update(dict.fromkeys(note for note in _notes(read, view, name) if note.subject == entry.key))
+        found = readers.of_virtual_service(read, entry, name)
+        notes.update(dict.fromkeys(note for note in _notes(read, found.view, name) if note.subject == entry.key))
+        lacks += found.lacks
+    lacks += _conflicts(notes)
     return made(
         read,
         entry,
-        _resolved(notes, lacking),
+        _resolved(notes, unknown),
         condition("Programmed", True, "Programmed", because(_others(notes)))
         if programmed
-        else condition("Programmed", False, "NoService", because(lacking)),
-        _enforced(unproxied, unread),
-        notes=(*lacking, *unread, *(f"{note.field}: {note.message}" for note in notes)),
+        else condition("Programmed", False, "NoService", because(unknown)),
+        _enforced(lacks),
+        notes=(*unknown, *_worth_noting(lacks), *(f"{note.field}: {note.message}" for note in notes)),
     )
 
 
@@ -99,27 +100,29 @@ def _destination_rule(read: Read, entry: DestinationRule) -> Status:
     found = read(rule_host, entry.key)
     host = found[1] if found is not None else entry.spec.host
     if host.startswith("*"):
-        return made(read, entry, condition("Programmed", True, "Programmed"))
-    name = read(find_service, (View(Kind.CLIENT, entry.namespace), host))
+        lacks = [readers.for_some_clients()] if entry.spec.workload_selector is not None else []
+        enforced = [_enforced(lacks)] if lacks else []
+        return made(read, entry, condition("Programmed", True, "Programmed"), *enforced, notes=_worth_noting(lacks))
+    name = readers.service_of(read, readers.viewer(entry), host)
     if name is None:
-        lacking = f"there is no service {host}"
+        unknown = f"there is no service {host}"
         return made(
             read,
             entry,
-            condition("ResolvedRefs", False, "HostNotFound", lacking),
-            condition("Programmed", False, "NoService", lacking),
-            notes=(lacking,),
+            condition("ResolvedRefs", False, "HostNotFound", unknown),
+            condition("Programmed", False, "NoService", unknown),
+            notes=(unknown,),
         )
-    view, why = _taken_by(read, name, entry.namespace)
-    unread = _unread(view, entry.namespace, host, {name.namespace, view.namespace, read(SETTINGS, None).root_namespace})
-    notes = [note for note in read(destination_rule, (view, name)).notes if note.subject == entry.key]
+    by = readers.of_destination_rule(read, entry, name)
+    notes = [note for note in read(destination_rule, (by.view, name)).notes if note.subject == entry.key]
+    lacks = [*by.lacks, *_conflicts(notes)]
     return made(
         read,
         entry,
         condition("ResolvedRefs", True, "ResolvedRefs"),
         condition("Programmed", True, "Programmed", because(f"{note.field}: {note.message}" for note in notes)),
-        _enforced([f"{host}: {why}"] if why else [], unread),
-        notes=[*unread, *(f"{note.field}: {note.message}" for note in notes)],
+        _enforced(lacks),
+        notes=[*_worth_noting(lacks), *(f"{note.field}: {note.message}" for note in notes)],
     )
 
 
@@ -135,21 +138,30 @@ def _service_entry(read: Read, entry: ServiceEntry) -> Status:
         if not entry.spec.addresses and (service := read(described, name)) is not None and read(holder, name) == entry.key
         for vip in service.vips
     ]
-    conflict = (
-        [condition("Programmed", False, "Conflict", because(shadowed))] if shadowed else [condition("Programmed", True, "Programmed")]
-    )
-    wanted = Wanted(entry.metadata.generation or 0, (accepted(entry), *conflict), fields={"addresses": addresses})
-    return made(read, entry, notes=shadowed, wanted=wanted)
+    mixed = _mixed(read, entry)
+    programmed = condition("Programmed", False, CONFLICT, because(shadowed))
+    if not shadowed:
+        programmed = condition("Programmed", True, "Programmed", because(mixed))
+    wanted = Wanted(entry.metadata.generation or 0, (accepted(entry), programmed), fields={"addresses": addresses})
+    return made(read, entry, notes=(*shadowed, *mixed), wanted=wanted)
 
 
-def _taken_by(read: Read, name: NamespacedHostname, namespace: str) -> tuple[View, str]:
-    """Who takes routes of a service into account: its waypoint; without one clients' own proxies, and why that may be nobody."""
-    key = read(holder, name)
-    use = read(service_waypoint, key) if key is not None else None
-    if use is not None and use.waypoint is not None:
-        return View(Kind.WAYPOINT, use.waypoint.key.namespace, use.waypoint.key.name), ""
-    asked = f"its waypoint {use.wanted.name}: {use.why}" if use is not None and use.wanted is not None else "it has no waypoint"
-    return View(Kind.CLIENT, namespace), f"{asked}; only Envoys and gRPC clients that take xDS honour this"
+def _mixed(read: Read, entry: ServiceEntry) -> list[str]:
+    """Proxies look up all of a cluster or nothing of it, and know no tunnels where they do."""
+    if entry.spec.resolution not in ("DNS", "DNS_ROUND_ROBIN"):
+        return []
+    behind = [
+        candidate.workload
+        for name in read(declared, entry.key)
+        for port in entry.spec.ports[:1]
+        for candidate in read(candidates, (name, port.number))
+    ]
+    named = [workload for workload in behind if not workload.addresses]
+    tunnelled = [workload for workload in behind if workload.addresses and workload.protocol is TunnelProtocol.HBONE]
+    if not (named and tunnelled):
+        return []
+    inside = f"{tunnelled[0].namespace}/{tunnelled[0].name}"
+    return [f"{named[0].hostname} is looked up, {inside} is in the mesh: waypoints, and Envoys that tunnel, reach only what is looked up"]
 
 
 def _notes(read: Read, view: View, name: NamespacedHostname) -> Iterable[Note]:
@@ -172,18 +184,18 @@ def _others(notes: Iterable[Note]) -> list[str]:
     return [f"{note.field}: {note.message}" for note in notes if note.problem not in UNRESOLVED]
 
 
-def _unread(view: View, namespace: str, host: str, read_by_it: set[str]) -> list[str]:
-    """Why a waypoint, if that is the view, does not know what is written in a namespace about a host. Nobody else goes by it either."""
-    if view.kind is not Kind.WAYPOINT or namespace in read_by_it:
-        return []
-    return [f"{host}: its waypoint goes by what is written in {' and '.join(sorted(read_by_it))}"]
+def _conflicts(notes: Iterable[Note]) -> list[Lack]:
+    return [Lack(CONFLICT, f"{note.field}: {note.message}") for note in notes if note.problem is Problem.CONFLICT]
 
 
-def _enforced(unproxied: list[str], unread: Iterable[str] = ()) -> Condition:
-    if unproxied:
-        return condition("Enforced", False, NEEDS_WAYPOINT, because(unproxied))
-    if unread:
-        return condition("Enforced", False, OTHER_NAMESPACE, because(unread))
+def _worth_noting(lacks: Iterable[Lack]) -> list[str]:
+    """Not where a waypoint is lacking: most who write for clients know that."""
+    return [lack.message for lack in lacks if lack.reason != NEEDS_WAYPOINT]
+
+
+def _enforced(lacks: Sequence[Lack]) -> Condition:
+    if lacks:
+        return condition("Enforced", False, lacks[0].reason, because(lack.message for lack in lacks))
     return condition("Enforced", True, "Waypoint")
 
 
@@ -205,32 +217,37 @@ def of_route(read: Read, entry: Route) -> Status:
 def _at_service(read: Read, entry: Route, ref: ParentRef) -> tuple[Parent, list[str]]:
     key = Key(ref.kind, ref.namespace or entry.namespace, ref.name)
     names = read(declared, key) if read(OBJECTS, key) is not None else ()
-    written = _written(ref)
-    if not names:
-        message = f"there is no {key}"
-        return Parent(written, (condition("Accepted", False, "NoMatchingParent", message),)), [message]
     found: dict[Note, None] = {}
+    lacks: list[Lack] = []
     ports = 0
-    view, why = _taken_by(read, names[0], entry.namespace)
     for name in names:
+        if (owner := read(holder, name)) != key:
+            lacks.append(Lack(CONFLICT, f"what {name.hostname} is, {owner} says"))
+            continue
+        by = readers.reader(read, name, View(Kind.CLIENT, entry.namespace))
         mesh = read(mesh_service, name)
-        for port in mesh.service.ports if mesh is not None else ():
-            if ref.port not in (None, port.port) or (mesh is not None and ref.section_name not in ("", mesh.port_names.get(port.port, ""))):
-                continue
-            ports += 1
-            routes = read(routes_of, Port(view, name, port.port))
+        numbers = [port.port for port in mesh.service.ports if _is_for(ref, mesh, port.port)] if mesh is not None else []
+        for number in numbers:
+            routes = read(routes_of, Port(by.view, name, number))
             found.update(dict.fromkeys(note for note in (routes.notes if routes is not None else ()) if note.subject == entry.key))
+        ports += len(numbers)
+        lacks += by.lacks if numbers else ()
+    written = _written(ref)
     if not ports:
-        message = f"{key} has no such port"
+        message = because(lack.message for lack in lacks) or (f"{key} has no such port" if names else f"there is no {key}")
         return Parent(written, (condition("Accepted", False, "NoMatchingParent", message),)), [message]
     refused = [note for note in found if note.problem in NOT_TAKEN]
+    taken = accepted(entry, *_others(found))
     if refused and len(refused) >= ports:
         reason = "Conflicted" if refused[0].problem is Problem.CONFLICT else "UnsupportedProtocol"
         taken = condition("Accepted", False, reason, because(note.message for note in refused))
-    else:
-        taken = accepted(entry, *_others(found))
-    sentences = [f"{note.field}: {note.message}" for note in found]
-    return Parent(written, (taken, _resolved(found), _enforced([f"{key}: {why}"] if why else []))), sentences
+    lacks += (Lack(CONFLICT if note.problem is Problem.CONFLICT else UNSUPPORTED, note.message) for note in refused)
+    sentences = [*_worth_noting(lacks), *(f"{note.field}: {note.message}" for note in found)]
+    return Parent(written, (taken, _resolved(found), _enforced(lacks))), sentences
+
+
+def _is_for(ref: ParentRef, mesh: MeshService, port: int) -> bool:
+    return ref.port in (None, port) and ref.section_name in ("", mesh.port_names.get(port, ""))
 
 
 def _written(ref: ParentRef) -> dict[str, Any]:

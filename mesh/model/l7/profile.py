@@ -47,7 +47,8 @@ class Profile:
 
     `trust_domains`: the mesh's own first, then its aliases. `hbone_port`: where tunnels listen. `system_roots`: the file in the proxies'
     file system that holds what the operating system trusts. `bind`: client proxies listen on services' addresses themselves, because those
-    are local where they run; else connections are redirected to one port. `listen`: the address of a proxy's own listeners.
+    are local where they run; else connections are redirected to one port. `tunnels`: they end endpoints' tunnels themselves; else their
+    node does. `listen`: the address of a proxy's own listeners.
     """
 
     kind: Kind
@@ -56,4 +57,5 @@ class Profile:
     system_roots: str = "/etc/ssl/certs/ca-certificates.crt"
     normalization: PathNormalization = PathNormalization.BASE
     bind: bool = False
+    tunnels: bool = True
     listen: str = "0.0.0.0"

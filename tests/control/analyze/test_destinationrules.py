@@ -41,6 +41,17 @@ CASES: dict[str, Case] = {
         [*MESH, OTHER, dr("d", f"host: cart.shop.svc.cluster.local, {RANDOM}", "other")],
         ["CV0702 warning DestinationRule other/d metadata.namespace"],
     ),
+    "a rule that is hidden from the waypoint": (
+        [
+            PLAIN,
+            OTHER,
+            waypoint(where="other", routes="namespaces: {from: All}"),
+            cart(meta="namespace: shop, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: other}"),
+            deployment("cart"),
+            dr("d", f"host: cart, {RANDOM}, exportTo: [.]"),
+        ],
+        ["CV0702 warning DestinationRule shop/d spec.exportTo"],
+    ),
     "a rule in the waypoint's namespace": (
         [
             PLAIN,

@@ -35,11 +35,16 @@ from tests.control.analyze.manifests import (
     to,
     to_service,
     vs,
+    waypoint,
 )
 from tests.control.objects import service
 
 HOST = "spec.http[0].route[0].destination.host"
 
+FULL = "cart.shop.svc.cluster.local"
+HEADLESS = service("cart", "clusterIP: None, selector: {app: cart}, ports: [{port: 80, name: http, targetPort: 8080}]")
+UNGIVEN = "hosts: [api.test], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]"
+NO_ADDRESS = "labels: {networking.istio.io/enable-autoallocate-ip: 'false'}"
 ROUTE = "http: [{route: [{destination: {host: cart}}]}]"
 
 
@@ -256,7 +261,7 @@ CASES: dict[str, Case] = {
         [*MESH, vs("v", to("host: cart", "crat"))],
         ["CV0511 warning VirtualService shop/v spec.hosts[0]"],
     ),
-    "rules for every host of a domain": ([*MESH, vs("v", to("host: cart", "'*.shop.svc.cluster.local'"))], []),
+    "rules for every host of a domain": ([*TUNNELS, vs("v", to("host: cart", "'*.shop.svc.cluster.local'"))], []),
     # Delegates
     "a delegate": (
         [*MESH, vs("root", "hosts: [cart], http: [{match: [{uri: {prefix: /a}}], delegate: {name: leaf}}]"), vs("leaf", ROUTE)],
@@ -305,6 +310,23 @@ CASES: dict[str, Case] = {
     "a VirtualService where the waypoint does not look": (
         [*MESH, OTHER, vs("v", to("host: cart.shop.svc.cluster.local", "cart.shop.svc.cluster.local"), "other")],
         ["CV0513 warning VirtualService other/v spec.hosts[0]"],
+    ),
+    "a VirtualService where clients look, past the waypoint": (
+        [SHOP, waypoint(), HEADLESS, deployment("cart"), OTHER, vs("v", to(f"host: {FULL}", FULL), "other")],
+        ["CV0512 warning VirtualService other/v spec.hosts[0]"],
+    ),
+    "rules for a service without an address": (
+        [SHOP, waypoint(), HEADLESS, deployment("cart"), http_route("r", f"{to_service()}, {BACK}"), dr("d", f"host: cart, {RANDOM}")],
+        ["CV0512 warning HTTPRoute shop/r spec.parentRefs[0]", "CV0512 warning DestinationRule shop/d spec.host"],
+    ),
+    "rules for a host without an address": (
+        [*MESH, se("e", UNGIVEN, meta=NO_ADDRESS), dr("d", f"host: api.test, {RANDOM}")],
+        ["CV0512 warning DestinationRule shop/d spec.host"],
+    ),
+    "rules for a host that is given one": ([*MESH, se("e", UNGIVEN), dr("d", f"host: api.test, {RANDOM}")], []),
+    "a wildcard, which waypoints do not read": (
+        [*MESH, vs("v", to("host: cart", "'*.shop.svc.cluster.local'"))],
+        ["CV0513 warning VirtualService shop/v spec.hosts[0]"],
     ),
     "a VirtualService beside an HTTPRoute": (
         [*MESH, vs("v", to("host: cart")), http_route("r", f"{to_service()}, {BACK}")],

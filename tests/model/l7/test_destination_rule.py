@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -24,13 +25,14 @@ from mesh.model.l7.clusters import (
     Tls,
     Warmup,
 )
+from mesh.model.l7.endpoints import Assignment, Endpoint, HostPort, LocalityGroup
 from mesh.model.l7.notes import Problem
 from mesh.model.l7.profile import Context
 from mesh.model.l7.routes import Hash, HashKind
 from mesh.model.l7.services import MeshService, Resolution
 from mesh.model.l7.translate.destination_rule import cluster, effective, merge
 from mesh.model.manifest import DestinationRule
-from mesh.model.workload import AppProtocol
+from mesh.model.workload import AppProtocol, SocketAddress
 from tests.model.l7.objects import CLIENT, GRPC, WAYPOINT, host, made, service
 
 SECOND = timedelta(seconds=1)
@@ -268,6 +270,28 @@ def test_proxy_protocol(version: str, number: int) -> None:
 )
 def test_discovery(resolution: Resolution, discovery: Discovery) -> None:
     assert of(None, service(resolution=resolution)).discovery is discovery
+
+
+NAME, OTHER_NAME = Endpoint(HostPort("a.example", 80)), Endpoint(HostPort("b.example", 80))
+ADDRESS = Endpoint(SocketAddress(ip_address("10.0.0.1"), 80))
+
+
+@pytest.mark.parametrize(
+    ("ends", "discovery", "one"),
+    [
+        ((), Discovery.EDS, Discovery.EDS),
+        ((ADDRESS, ADDRESS), Discovery.EDS, Discovery.EDS),
+        ((NAME,), Discovery.DNS, Discovery.DNS_ONE),
+        ((NAME, OTHER_NAME), Discovery.DNS, Discovery.DNS),
+        ((NAME, ADDRESS), Discovery.DNS, Discovery.DNS),
+    ],
+)
+def test_only_names_are_looked_up(ends: tuple[Endpoint, ...], discovery: Discovery, one: Discovery) -> None:
+    ends_by_place = Assignment("c", tuple(LocalityGroup((end,)) for end in ends))
+    for resolution, expected in ((Resolution.DNS, discovery), (Resolution.DNS_ROUND_ROBIN, one)):
+        made = cluster(service(resolution=resolution), None, 80, "", WAYPOINT, ends_by_place).value
+        assert (made.discovery, made.endpoints) == (expected, None if expected is Discovery.EDS else ends_by_place)
+    assert cluster(service(), None, 80, "", WAYPOINT, ends_by_place).value.discovery is Discovery.EDS
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Clusters → Envoy's Cluster, and those that are no service's: the way into tunnels, the addresses that connections were meant for.
 
 A cluster whose endpoints may be at the end of tunnels has two transports, and each endpoint's metadata chooses: into a tunnel, or plainly.
-TLS that a DestinationRule asks for is inside of either.
+TLS that a DestinationRule asks for is inside of either. Where proxies look up names, Envoy knows no such choice: addresses beside the names
+are reached plainly, by the tunnel of the node, and not at all by proxies that would have to end the tunnel themselves.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +23,7 @@ from google.protobuf import struct_pb2
 
 from mesh.model.codec.envoy import endpoints, parts, routes, tls
 from mesh.model.l7.clusters import Balancing, Cluster, Discovery, HttpVersion, Outlier, Policy, Pool, Warmup
+from mesh.model.l7.endpoints import Assignment
 from mesh.model.l7.names import BLACK_HOLE, CONNECT_ORIGINATE, DYNAMIC_FORWARD, MAIN_INTERNAL, PASSTHROUGH
 from mesh.model.l7.profile import Kind, Profile
 
@@ -34,6 +37,7 @@ TYPES = {
     Discovery.DNS_ONE: cluster_pb2.Cluster.LOGICAL_DNS,
     Discovery.ORIGINAL: cluster_pb2.Cluster.ORIGINAL_DST,
 }
+BY_NAME = (Discovery.DNS, Discovery.DNS_ONE)
 POLICIES = {
     Policy.LEAST_REQUEST: cluster_pb2.Cluster.LEAST_REQUEST,
     Policy.ROUND_ROBIN: cluster_pb2.Cluster.ROUND_ROBIN,
@@ -51,7 +55,7 @@ def cluster(entry: Cluster, profile: Profile) -> Any:
         circuit_breakers=breakers(entry.pool),
         metadata=_described(entry),
     )
-    _discovery(made, entry)
+    _discovery(made, entry, profile)
     _balance(made, entry.balancing, entry.discovery)
     made.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(parts.packed(_http(entry)))
     if entry.outlier is not None:
@@ -77,7 +81,7 @@ def _described(entry: Cluster) -> Any:
     return parts.metadata({NAME_METADATA: described})
 
 
-def _discovery(made: Any, entry: Cluster) -> None:
+def _discovery(made: Any, entry: Cluster, profile: Profile) -> None:
     if entry.discovery is Discovery.DYNAMIC:
         made.cluster_type.name = "envoy.clusters.dynamic_forward_proxy"
         made.cluster_type.typed_config.CopyFrom(parts.packed(dynamic_pb2.ClusterConfig(dns_cache_config=dns_cache())))
@@ -85,10 +89,21 @@ def _discovery(made: Any, entry: Cluster) -> None:
     made.type = TYPES[entry.discovery]
     if entry.discovery is Discovery.EDS:
         made.eds_cluster_config.eds_config.CopyFrom(parts.ads())
-    elif entry.discovery in (Discovery.DNS, Discovery.DNS_ONE):
+    elif entry.discovery in BY_NAME:
         made.dns_lookup_family = cluster_pb2.Cluster.V4_PREFERRED
-    if entry.endpoints is not None:
+    if entry.endpoints is not None and entry.discovery in BY_NAME:
+        found = _without_tunnels(entry.endpoints) if profile.tunnels else entry.endpoints
+        made.load_assignment.CopyFrom(endpoints.assignment(found, tunnels=False))
+    elif entry.endpoints is not None:
         made.load_assignment.CopyFrom(endpoints.assignment(entry.endpoints))
+
+
+def _without_tunnels(entry: Assignment) -> Assignment:
+    """What is looked up cannot be in a tunnel. Who would have to end one is not let past it: a tunnel's end may be a waypoint."""
+    groups = (
+        replace(group, endpoints=tuple(endpoint for endpoint in group.endpoints if endpoint.tunnel is None)) for group in entry.groups
+    )
+    return replace(entry, groups=tuple(group for group in groups if group.endpoints))
 
 
 def dns_cache() -> Any:

@@ -30,7 +30,7 @@ from mesh.model.l7.clusters import (
     Tls,
     Warmup,
 )
-from mesh.model.l7.endpoints import Assignment
+from mesh.model.l7.endpoints import Assignment, HostPort
 from mesh.model.l7.names import cluster_name
 from mesh.model.l7.notes import Notes, Problem, Translated
 from mesh.model.l7.profile import Context, Kind
@@ -62,6 +62,7 @@ DISCOVERIES = {
     Resolution.DNS_ROUND_ROBIN: Discovery.DNS_ONE,
     Resolution.DYNAMIC_DNS: Discovery.DYNAMIC,
 }
+BY_NAME = (Discovery.DNS, Discovery.DNS_ONE)
 SIMPLE = {"RANDOM": Policy.RANDOM, "ROUND_ROBIN": Policy.ROUND_ROBIN}
 HTTP_VERSIONS = {
     AppProtocol.HTTP2: HttpVersion.HTTP2,
@@ -72,8 +73,9 @@ HTTP_VERSIONS = {
 
 @dataclass(frozen=True, slots=True)
 class MergedRule:
-    """All DestinationRules of one host. `policy_of` is the object whose policy counts, `subset_of` whose each subset is."""
+    """All DestinationRules of one host, oldest first. `policy_of` is the object whose policy counts, `subset_of` whose each subset is."""
 
+    rules: tuple[Key, ...]
     policy: TrafficPolicy | None
     subsets: Mapping[str, Subset]
     policy_of: Key | None
@@ -105,7 +107,8 @@ def merge(rules: Sequence[DestinationRule]) -> Translated[MergedRule | None]:
                 subsets[subset.name], subset_of[subset.name] = subset, rule.key
     if not rules:
         return notes.done(None)
-    return notes.done(MergedRule(policy, MappingProxyType(subsets), policy_of, MappingProxyType(subset_of)))
+    merged = tuple(rule.key for rule in rules)
+    return notes.done(MergedRule(merged, policy, MappingProxyType(subsets), policy_of, MappingProxyType(subset_of)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ def _of_port(policy: TrafficPolicy | None, port: int) -> PortPolicy | None:
 def cluster(
     mesh: MeshService, rule: MergedRule | None, port: int, subset: str, context: Context, endpoints: Assignment | None = None
 ) -> Translated[Cluster]:
-    """`endpoints` for services that bring their own, which proxies look up in DNS. The port must be one of the service's."""
+    """`endpoints` for services that may have some that proxies look up in DNS. The port must be one of the service's."""
     notes = Notes()
     entry = mesh.port(port)
     assert entry is not None
@@ -176,6 +179,8 @@ def cluster(
             subject = _subject(rule, subset)
             message = "PASSTHROUGH would lead a waypoint back to itself, and gRPC knows none: LEAST_REQUEST"
             notes.add(Problem.NO_EFFECT, subject, "spec.trafficPolicy.loadBalancer.simple", message)
+    if endpoints is not None and discovery in BY_NAME:
+        discovery = _by_name(discovery, endpoints)
     return notes.done(
         Cluster(
             name=cluster_name(mesh.host, port, subset),
@@ -184,7 +189,7 @@ def cluster(
             port=port,
             subset=subset,
             discovery=discovery,
-            endpoints=endpoints if discovery in (Discovery.DNS, Discovery.DNS_ONE, Discovery.STATIC) else None,
+            endpoints=endpoints if discovery in BY_NAME else None,
             http=_version(pool, entry.protocol),
             balancing=_balancing(found),
             pool=pool_of(found),
@@ -193,6 +198,16 @@ def cluster(
             proxy_protocol={None: 0, "V1": 1, "V2": 2}[found.proxy_protocol.version if found.proxy_protocol else None],
         )
     )
+
+
+def _by_name(wanted: Discovery, endpoints: Assignment) -> Discovery:
+    """Where all have addresses, these are told like any others, so that tunnels lead there. Names cannot be told so; where one is wanted,
+    proxies refuse several, or none.
+    """
+    found = [endpoint for group in endpoints.groups for endpoint in group.endpoints]
+    if not any(isinstance(endpoint.address, HostPort) for endpoint in found):
+        return Discovery.EDS
+    return wanted if len(found) == 1 else Discovery.DNS
 
 
 def _subject(rule: MergedRule | None, subset: str) -> Key:
