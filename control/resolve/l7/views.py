@@ -48,4 +48,5 @@ def context(read: Read, view: View) -> Context:
 
 
 def profile(read: Read, view: View) -> Profile:
-    return Profile(view.kind, (read(SETTINGS, None).trust_domain,), bind=view.bind)
+    tunnels = view.kind is Kind.WAYPOINT or view.tunnels
+    return Profile(view.kind, (read(SETTINGS, None).trust_domain,), bind=view.bind, tunnels=tunnels)
