@@ -75,6 +75,14 @@ class Envoy:
         found[SECRET] -= {bootstrap.ROOTS_SECRET, bootstrap.TOKEN_SECRET}  # from files
         return found
 
+    def listening(self) -> dict[str, int]:
+        """The ports of the listeners that are in use, by their names."""
+        found = [entry for config in self.dump()["configs"] for entry in config.get("dynamic_listeners", ()) if "active_state" in entry]
+        listeners = [entry["active_state"]["listener"] for entry in found]
+        return {
+            one["name"]: one["address"]["socket_address"]["port_value"] for one in listeners if "socket_address" in one.get("address", {})
+        }
+
     def check(self) -> None:
         """That nothing was refused, by any count of it; that nothing waits for what does not come; and that something was taken."""
         for what in ("update_rejected", "init_fetch_timeout"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,8 @@ from tests.control.ca.support import secret_lines
 from tests.interop import envoy, fed, tended
 from tests.interop.proxied import eventually
 from tests.interop.steady import Steady, steady
-from tests.interop.tended import PODS, Tended, ask, identity
+from tests.interop.tended import PODS, VIP, Tended, ask, identity
+from tests.interop.upstream import upstream
 
 pytestmark = [
     pytest.mark.interop,
@@ -274,6 +276,56 @@ def test_an_envoy_that_has_the_address_itself_gets_there_by_a_tunnel_only(tmp_pa
             with mesh.beside(account, delta=True, **metadata):
                 eventually(lambda wanted=wanted: (mesh.reach(80), mesh.reach(9000)) == wanted, f"{account} gets {wanted}")
         assert came(mesh) == ({identity("waypoint")} if tunnels else set())
+
+
+MARK = 0x7
+REDIRECT = """
+table ip envoy {
+  chain output { type nat hook output priority -100; meta mark MARK meta l4proto tcp redirect to :PORT; }
+}
+"""
+
+
+def redirected(mesh: Tended, port: int = 80) -> str:
+    """Who answers a connection to the service's address that goes to the Envoy beside its client instead: its status line and more, or
+    nothing.
+    """
+
+    def call() -> str:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+            sock.settimeout(5)
+            try:
+                sock.connect((VIP, port))
+                sock.sendall(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")
+                return sock.recv(4096).decode()
+            except OSError:
+                return ""
+
+    return mesh.place.namespace.run(call)
+
+
+@pytest.mark.parametrize("tunnels", [True, False], ids=["with tunnels", "without"])
+def test_an_envoy_that_tunnels_passes_nothing_to_the_address_that_it_may_not_see(tmp_path: Path, tunnels: bool) -> None:
+    """Without tunnels of its own it does, since the tunnel of its node is behind it."""
+    denied = POLICIES.replace('{methods: [DELETE], paths: ["/books/*"]}', '{paths: ["/*"]}')
+    metadata = {"ENABLE_HBONE": "true"} if tunnels else {}
+    with ExitStack() as stack:
+        mesh = stack.enter_context(tended.running(tmp_path, {"routes": ROUTES, "policies": denied}, delta=True))
+        subprocess.run([*mesh.place.inside, "ip", "address", "add", f"{VIP}/32", "dev", "lo"], check=True)
+        behind = stack.enter_context(upstream("behind", VIP, listener=mesh.place.listen(VIP, 80)))
+        client = stack.enter_context(mesh.beside("client", delta=True, **metadata))
+        port = next(port for name, port in client.listening().items() if name == "virtualOutbound")
+        rules = REDIRECT.replace("MARK", str(MARK)).replace("PORT", str(port))
+        subprocess.run([*mesh.place.inside, "nft", "-f", "-"], input=rules, text=True, check=True)
+        assert redirected(mesh).startswith("HTTP/1.1 403" if tunnels else "HTTP/1.1 200")
+        assert redirected(mesh, 81) == "", "no port of the service"
+        hidden = mesh.manifest.replace("metadata: {name: web,", "metadata: {name: web, annotations: {networking.istio.io/exportTo: third},")
+        assert hidden != mesh.manifest
+        mesh.mesh.put(mesh=hidden)
+        eventually(lambda: f"{VIP}_80" not in client.listening(), "it may not see the service")
+        assert (redirected(mesh) == "") is tunnels
+        assert bool(behind.requests) is not tunnels
 
 
 def deleted(client: fed.Envoy) -> str:
