@@ -89,7 +89,7 @@ class Envoy:
             assert {name: count for name, count in self.stats(what).items() if count} == {}
         dump = self.dump()
         assert list(errors(dump)) == []
-        assert self.unfinished or list(_warming(dump)) == []
+        assert self.unfinished or warming(dump) == []
         for manager in ("cluster_manager.cds", "listener_manager.lds"):
             assert self.stats(f"^{manager}.update_success$")[f"{manager}.update_success"] > 0
 
@@ -105,6 +105,11 @@ def _at(entry: Any, path: tuple[str, ...]) -> str:
     for step in path:
         entry = entry[step]
     return str(entry)
+
+
+def warming(dump: Any) -> list[Any]:
+    """What is not in use yet, for want of something."""
+    return list(_warming(dump))
 
 
 def _warming(value: Any) -> Iterator[Any]:

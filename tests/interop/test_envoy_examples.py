@@ -25,7 +25,7 @@ from control.resolve.waypoints import GATEWAY_NAME
 from control.sources import Sink, SourceState
 from culvert.analysis.files import read
 from mesh.model.l7.names import MESH_ROOTS, WORKLOAD_CERTIFICATE
-from mesh.model.manifest import Gateway, Metadata, Object, Parsed, Pod, PodSpec, Service
+from mesh.model.manifest import Gateway, Metadata, Namespace, Object, Parsed, Pod, PodSpec, Service, ServiceAccount
 from mesh.model.manifest.pods import Condition, PodIP, PodStatus
 from tests.interop import fed, isolated, plane
 
@@ -82,7 +82,8 @@ class Swapped:
 
     def put(self, objects: Iterable[Object]) -> None:
         assert self.sink is not None
-        self.sink.put("examples", Parsed(tuple(objects)))
+        self.objects = tuple(objects)
+        self.sink.put("examples", Parsed(self.objects))
 
 
 @dataclass
@@ -90,6 +91,12 @@ class Mesh:
     running: plane.Running
     source: Swapped
     envoys: list[fed.Envoy] = field(default_factory=list)
+
+    def hold(self, objects: Sequence[Object]) -> None:
+        """These and no others."""
+        if tuple(objects) != self.source.objects:
+            self.running.published(lambda: self.source.put(objects))
+        self.settle()
 
     def settle(self) -> None:
         """Until every Envoy has, and is known to have, all that there is for it, and nothing else."""
@@ -108,6 +115,8 @@ class Mesh:
         (client,) = [client for client in self.running.get("/debug/sync")["clients"] if client["id"] == one.id]
         unsynced: dict[str, Any] = {name: kind for name, kind in client["types"].items() if not kind["synced"]}
         has, wanted = one.in_force(), self._wanted(one)
+        if waits := fed.warming(one.dump()):
+            unsynced["warming"] = waits
         return unsynced | {kind: (sorted(has[kind]), sorted(wanted[kind])) for kind in wanted if has[kind] != wanted[kind]}
 
     def _wanted(self, one: fed.Envoy) -> dict[str, set[str]]:
@@ -148,8 +157,18 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 @pytest.mark.parametrize("names", SETS, ids=" and ".join)
 def test_what_takes_the_place_of_something_else_is_taken(mesh: Mesh, names: tuple[str, ...]) -> None:
     objects = objects_of(names)
-    mesh.running.published(lambda: mesh.source.put(objects))
-    mesh.settle()
+    mesh.hold(objects)
+
+
+@pytest.mark.parametrize("name", DIRECTORIES)
+def test_each_object_goes_and_comes_back_alone(mesh: Mesh, name: str) -> None:
+    """What stays is not sent again for that, and Envoy is to take the change all the same."""
+    objects = objects_of((*BASE, *REST))
+    own = [entry for entry in objects if f"/{name}/" in entry.where and not isinstance(entry, (Namespace, Pod, ServiceAccount))]
+    mesh.hold(objects)
+    for entry in own:
+        mesh.hold([one for one in objects if one is not entry])
+        mesh.hold(objects)
 
 
 def test_everything_together_is_taken_at_once(tmp_path: Path) -> None:
