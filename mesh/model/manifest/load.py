@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 from mesh.model.errors import BugError, ConfigError, Flaw, Refusal
@@ -31,7 +32,7 @@ from mesh.model.manifest.report import Report, shown
 from mesh.model.manifest.security import DRY_RUN_ANNOTATION
 from mesh.model.manifest.shapes import DNS_LABEL, ListOf, UnfitError
 from mesh.model.manifest.targets import TargetRef
-from mesh.model.manifest.tree import MAX_DOCUMENTS, Document, Node, documents, overlong, read, tree_of
+from mesh.model.manifest.tree import MAX_DOCUMENTS, Document, Node, documents, overlong, plain, read, tree_of
 
 MAX_LIST_DEPTH = 4
 
@@ -218,7 +219,7 @@ def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
     group = group_of(version)
     selector, targets = _reach(node)
     doubt = _doubt(node, served(group, kind), refusals)
-    return Refused(
+    entry = Refused(
         refusals,
         file,
         type_of(group, kind),
@@ -231,6 +232,11 @@ def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
         _generation(node),
         doubt,
     )
+    return replace(entry, words=_words(repr(plain(node)))) if entry.guise is not None else entry
+
+
+def _words(text: str) -> bytes:
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=12).digest()
 
 
 def _doubt(node: Node, classes: Mapping[str, type[Object]], refusals: tuple[Refusal, ...]) -> Doubt:
@@ -317,7 +323,9 @@ def _refused_file(file: str, value: str) -> Parsed:
 def _refused_text(document: Document, file: str, refusals: tuple[Refusal, ...]) -> Refused:
     """A document that is no YAML. If it speaks of policies, it covers the namespace that it is of, if there is no doubt of that."""
     policy = _POLICY_WORDS.search(document.text) is not None
-    return Refused(refusals, file, "", _namespace_in(document.text), "", policy, doubt=Doubt.NAMESPACE)  # it may have been several
+    lines = (line.rstrip() for line in document.text.splitlines())
+    words = _words("\n".join(line for line in lines if line and not line.lstrip().startswith("#")))
+    return Refused(refusals, file, "", _namespace_in(document.text), "", policy, doubt=Doubt.NAMESPACE, words=words)  # it may be several
 
 
 def _namespace_in(text: str) -> str | None:

@@ -1,0 +1,139 @@
+"""Which misspelt documents the last accepted versions make up for: one each, and only those that may be new versions of them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from control.catalog import KEPT_FILE, Catalog, Origin
+from control.held import NOTHING, Held, held
+from control.resolve import Mesh, MeshSettings
+from mesh.model.manifest import Parsed, parse_file
+from tests.control.objects import feed, policy, service
+from tests.control.test_misspelt import DB, KIND, NAMELESS, PODS, TEXT, WEB, after, file, kept
+from tests.control.test_policies import ALL, denied
+
+SHOP = "kind: AuthorizationPolicy\nmetadata: {name: z, namespace: shop}\nspec: ["
+SERVICE = service("p", "ports: [{port: 1}]")
+NAMELESS_DB = DB.replace("name: q,", "nmae: q,")
+OFF = WEB.replace("app: web", "app: nobody")
+KUSTOMIZATION = "{apiVersion: kustomize.config.k8s.io/v1beta1, kind: Kustomization, resources: []}"
+JOB = "{apiVersion: batch/v1, kind: Job, metadata: {generateName: j-, namespace: shop}}"
+TEMPLATE = "{{ if .Values.shop }}"
+
+SHOPS = {"web", "db"}
+EXCUSES = {
+    # what a file held, one edit after another, and who is denied at last
+    "one for one": ((WEB, TEXT), {"web"}),
+    "two for two": ((file(WEB, DB), file(KIND, NAMELESS_DB)), SHOPS),
+    "two that may be either, for two": ((file(WEB, DB), file(TEXT, SHOP)), SHOPS),
+    "the one with least choice first": ((file(WEB, DB), file(NAMELESS, DB.replace("namespace: shop", "namespace: Shop"))), SHOPS),
+    "one that comes later": ((WEB, TEXT, file(TEXT, SHOP)), SHOPS),
+    "two for one": ((WEB, file(TEXT, SHOP)), ALL),
+    "two alike for one": ((WEB, file(SHOP, SHOP)), SHOPS),
+    "by what is no policy": ((SERVICE, SHOP), SHOPS),
+    "by what is no policy, of its name": ((SERVICE, KIND), {"web"}),
+    "by what is none beside what is": ((file(SERVICE, DB), file(TEXT, NAMELESS_DB)), ALL),
+    "beside one of its name": ((WEB, NAMELESS, file(NAMELESS, NAMELESS_DB)), SHOPS),
+    "one that took the place of one that denied": ((file(NAMELESS_DB, WEB), SHOP), SHOPS),
+    "one that took the place of a refused one": ((file(DB.replace("action", "actoin"), WEB), NAMELESS_DB), SHOPS),
+    "when what it was taken for is there again": ((WEB, SHOP, file(SHOP, WEB)), SHOPS),
+    "when that is, and it may be another": ((file(WEB, DB), SHOP, file(SHOP, WEB)), SHOPS),
+    "one that comes when it is not known which is meant": ((WEB, file(NAMELESS, NAMELESS), file(NAMELESS, NAMELESS, SHOP)), SHOPS),
+    "one that is taken back": ((WEB, KIND, file(KIND, NAMELESS_DB), KIND), {"web"}),
+}
+
+
+@pytest.mark.parametrize(("steps", "expected"), EXCUSES.values(), ids=EXCUSES)
+def test_each_object_excuses_one_document(steps: tuple[str, ...], expected: set[str]) -> None:
+    found = after(*steps)
+    assert denied(found) == expected
+    for _ in range(2):
+        feed(found, steps[-1] + "\n---\n# an edit beside it", *PODS)
+        assert denied(found) == expected
+    feed(found, "", *PODS)
+    assert (denied(found), kept(found), found.catalog._held, found.catalog._holders) == (set(), [], {}, {})
+
+
+@pytest.mark.parametrize("beside", [KUSTOMIZATION, JOB, TEMPLATE, TEXT, SHOP], ids=["kind", "name", "template", "text", "policy"])
+def test_what_is_taken_out_beside_what_stays_as_it_is_goes(beside: str) -> None:
+    """Or else a file that somebody generates would fill the mesh with all that ever was in it."""
+    found = after(beside)
+    before = denied(found)
+    for number in range(5):
+        feed(found, file(beside, DB.replace("name: q", f"name: q{number}")), *PODS)
+        assert [key.name for key in found.catalog.objects if key.kind == "AuthorizationPolicy"] == [f"q{number}"]
+    feed(found, file("# moved down by a line", beside), *PODS)
+    assert denied(found) == before
+    assert not [key for key in found.catalog.objects if key.kind == "AuthorizationPolicy"]
+
+
+def test_what_is_held_for_one_goes_when_only_others_are_left_that_were_there_before() -> None:
+    found = after(file(TEMPLATE, WEB), file(TEMPLATE, KIND))
+    assert denied(found) == {"web"}
+    feed(found, TEMPLATE, *PODS)
+    assert denied(found) == set()
+
+
+@pytest.mark.parametrize(
+    ("first", "misspelt"),
+    [((WEB, "#"), (KIND, "#")), ((WEB, "#"), (TEXT, "#")), ((WEB, OFF), (KIND, OFF))],
+    ids=["known by name", "text", "after a conflict"],
+)
+def test_what_is_held_is_not_another_files(first: tuple[str, str], misspelt: tuple[str, str]) -> None:
+    found = Mesh(MeshSettings())
+    for texts in ((WEB, "#"), first, misspelt):
+        feed(found, *texts, *PODS)
+        assert denied(found) == {"web"}
+    feed(found, misspelt[0], OFF, *PODS)
+    assert denied(found) == {"web"}
+    (told,) = [entry.refusals[0] for entry, _ in found.refused() if entry.file == "1.yaml"]
+    assert told.value == "p, as in 0.yaml, where it is misspelt"
+    feed(found, misspelt[0], "#", *PODS)
+    assert denied(found) == {"web"}
+    feed(found, misspelt[0], OFF, *PODS)
+    feed(found, "#", OFF, *PODS)
+    assert (denied(found), kept(found)) == (set(), []), "without the misspelt one it is the other's"
+    feed(found, "#", "#", *PODS)
+    assert not [key for key in found.catalog.objects if key.kind == "AuthorizationPolicy"]
+
+
+def test_what_one_file_holds_ends_when_it_is_mended_there() -> None:
+    found = after(WEB, KIND)
+    assert kept(found) == [KEPT_FILE]
+    feed(found, OFF, *PODS)
+    assert (denied(found), kept(found)) == (set(), [])
+
+
+DOCUMENT = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {%s: p%s%d, namespace: shop}\nspec: {action: DENY, rules: [{}]}\n"
+
+
+def many(count: int, field: str, between: str) -> Parsed:
+    return parse_file("---\n".join(DOCUMENT % (field, between, number) for number in range(count)), "a.yaml")
+
+
+@pytest.mark.parametrize(("field", "between"), [("name", "_"), ("nmae", "-")])
+def test_what_many_misspelt_ones_cost_grows_as_they_do(field: str, between: str) -> None:
+    """Each may be each of those that are gone. The loop waits for this."""
+
+    def cost(count: int) -> float:
+        good, bad = many(count, "name", "-"), many(count, field, between)
+        catalog, origin = Catalog(), Origin("files", "a.yaml")
+        catalog.put(origin, good)
+        catalog.update()
+        before = time.thread_time()
+        catalog.put(origin, bad)
+        catalog.put(origin, Parsed(refused=bad.refused[1:]))
+        catalog.update()
+        spent = time.thread_time() - before
+        assert len(catalog.objects) == count
+        return spent
+
+    few, several = min(cost(50) for _ in range(3)), cost(800)
+    assert several < 100 * few, "16 times as many; 256 times as much if each is compared with each"
+
+
+def test_nothing_is_noted_where_nothing_is_held() -> None:
+    assert held(NOTHING, Parsed(), parse_file(KUSTOMIZATION, "a.yaml"), lambda key: True) is NOTHING
+    assert held(Held(3), parse_file(WEB, "a.yaml"), parse_file(policy("q", ""), "a.yaml"), lambda key: True) is NOTHING
