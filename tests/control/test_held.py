@@ -106,7 +106,24 @@ def test_what_one_file_holds_ends_when_it_is_mended_there() -> None:
     assert (denied(found), kept(found)) == (set(), [])
 
 
-DOCUMENT = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {%s: p%s%d, namespace: shop}\nspec: {action: DENY, rules: [{}]}\n"
+def test_a_policy_that_does_not_say_where_it_is_denies_everywhere_it_may_be() -> None:
+    """Also where another file has the one that it would be if its namespace were left out."""
+    unplaced = WEB.replace("namespace: shop", "nmespace: shop")
+    assert denied(after(unplaced)) == {"web", "other", "root"}
+    found = Mesh(MeshSettings())
+    here = OFF.replace("namespace: shop", "namespace: default")
+    feed(found, "#", here, *PODS)
+    feed(found, unplaced, here, *PODS)
+    assert denied(found) == {"web", "other", "root"}
+    feed(found, WEB, here, *PODS)
+    assert (denied(found), kept(found)) == ({"web"}, [])
+
+
+DOCUMENT = """apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {%s: p%s%d, namespace: shop}
+spec: {action: DENY, rules: [{}]}
+"""
 
 
 def many(count: int, field: str, between: str) -> Parsed:

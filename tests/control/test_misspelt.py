@@ -60,6 +60,8 @@ MISSPELT = {
     "the name's field": NAMELESS,
     "namespace is none": WEB.replace("namespace: shop", "namespace: Shop"),
     "the namespace's field": WEB.replace("namespace: shop", "namspace: shop"),
+    "namespace beside the metadata": WEB.replace("namespace: shop, ", "").replace("spec: {", "namespace: shop, spec: {"),
+    "namespace in the spec": WEB.replace("namespace: shop, ", "").replace("spec: {", "spec: {namespace: shop, "),
     "the metadata's field": WEB.replace("metadata:", "metdata:"),
     "metadata is a list": WEB.replace("metadata: {", "metadata: [").replace("annotations: {}}", "annotations: {}]"),
     "a list's kind": f"{{apiVersion: v1, kind: Lisst, metadata: {{resourceVersion: ''}}, items: [{WEB}]}}",

@@ -300,6 +300,8 @@ def test_names_are_per_kind_and_namespace() -> None:
     ]
 
 
+UNPLACED = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: %s}"
+
 # What can still be read of a refused policy decides whom it denies.
 REACH = [
     (POLICY % "{nope: 1}", "default", {}, True),
@@ -335,6 +337,18 @@ REACH = [
     ("{kind: AuthorizationPolicy, spec: [, metadata: {namespace: shop, name: a}}", "shop", None, True),
     ("apiVersion: v1\nkind: Pod\nmetadata: [\n", None, None, False),
     (SERVICE % "{nope: 1}", "default", {}, False),
+    (UNPLACED % "{name: a, nmespace: shop}", None, {}, True),
+    (UNPLACED % "{name: a}, namespace: shop", None, {}, True),
+    (UNPLACED % "{name: a}, namespce: shop", None, {}, True),
+    (UNPLACED % "{name: a}, spec: {namespace: shop}", None, None, True),
+    (UNPLACED % "{nmae: a}", None, {}, True),
+    (UNPLACED % "{name: a, labels: [namespace]}", None, {}, True),
+    (UNPLACED % "{name: A!}", "default", {}, True),
+    (UNPLACED % "{name: a, labels: {b: [1]}}", "default", {}, True),
+    (UNPLACED % "{name: a}, spek: {}", "default", {}, True),
+    (UNPLACED % "{name: a, namespace: shop}, namespce: shop", "shop", {}, True),
+    ("kind: AuthorizationPolicy\nmetadata: {name: a, nmespace: shop}\nspec: [\n", None, None, True),
+    ("kind: AuthorizationPolicy\nmetadata:\n  name: a\n  nmespace: shop\nspec: [\n", None, None, True),
 ]
 
 

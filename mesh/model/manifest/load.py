@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from hashlib import blake2b
 from typing import Any
 
@@ -223,7 +224,7 @@ def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
         refusals,
         file,
         type_of(group, kind),
-        _namespace(node) if namespaced(group, kind) else "",
+        "" if not namespaced(group, kind) else None if Doubt.NAMESPACE in doubt else _namespace(node),
         node.text("metadata", "name") or "",
         _may_be_policy(version, kind),
         selector,
@@ -247,11 +248,19 @@ def _doubt(node: Node, classes: Mapping[str, type[Object]], refusals: tuple[Refu
         trial = Report("")
         next(iter(classes.values())).NAME.read(name, "", trial)
         doubt |= Doubt.NAME if trial.refusals else Doubt.NONE
-    # One that is said nowhere is `default`, unless it is said in a field that is misspelt.
-    misspelt = any(refusal.field.startswith("metadata.") for refusal in refusals)
-    if node.get("metadata", "namespace") is None and (name is None or misspelt):
+    # One that is said nowhere is `default`, unless it is said in a field that is misspelt or elsewhere.
+    misplaced = any(_may_be_namespace(refusal.field, named=name is not None) for refusal in refusals)
+    if node.get("metadata", "namespace") is None and (name is None or misplaced):
         doubt |= Doubt.NAMESPACE
     return doubt
+
+
+def _may_be_namespace(field: str, *, named: bool) -> bool:
+    """Whether a refused field may be the one that was to say the namespace. A name that there is, a label, or what is in a list is not."""
+    where, _, inner = field.partition(".")
+    if "[" in field or (named and field == "metadata.name"):
+        return False
+    return (where == "metadata" and bool(inner)) or bool(get_close_matches(field.rpartition(".")[2], ["namespace"], 1, 0.75))
 
 
 def _generation(node: Node) -> int:
@@ -312,6 +321,7 @@ _POLICY_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(POLICY_KINDS))}|{re.escape(P
 _METADATA = re.compile(r"""^( *)(.*)\bmetadata["']?[ ]*:[ ]*(.*)$""", re.M)
 _NAMESPACE = re.compile(r"""["']?namespace["']?[ ]*:[ ]+["']?([a-z0-9](?:[-a-z0-9]*[a-z0-9])?)["']?[ ]*(?:#.*)?""")
 _METADATA_WORD = re.compile(r"\bmetadata\b")
+_OTHER_METADATA = re.compile(r"""["']?(?:name|labels|annotations)["']?[ ]*:""")
 _NAMESPACE_KEY = re.compile(r"""\bnamespace["']?[ ]*:""")
 
 
@@ -353,6 +363,6 @@ def _one_namespace(text: str, fields: list[str], *, whole: bool) -> str | None:
     if len(named) != len(_NAMESPACE_KEY.findall(text)):
         return None
     if not named:
-        return DEFAULT_NAMESPACE if whole else None
+        return DEFAULT_NAMESPACE if whole and all(_OTHER_METADATA.match(field) for field in fields) else None
     found = _NAMESPACE.fullmatch(named[0])
     return found[1] if found and len(named) == 1 else None
