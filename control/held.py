@@ -107,7 +107,7 @@ def _matched(asking: Mapping[Claim, int], came: Mapping[Claim, int], free: Mappi
     used: set[Key] = set()
     sizes = {guise: len(keys) for guise, keys in choice.items()}
     for claim in sorted(asking, key=lambda claim: (not claim.policy, sizes[claim.guise])):
-        taken = []
+        taken: list[Key] = []
         left = choice[claim.guise]
         while left and len(taken) < asking[claim]:
             if left[-1] in used:

@@ -65,6 +65,8 @@ MISSPELT = {
     "the metadata's field": WEB.replace("metadata:", "metdata:"),
     "metadata is a list": WEB.replace("metadata: {", "metadata: [").replace("annotations: {}}", "annotations: {}]"),
     "a list's kind": f"{{apiVersion: v1, kind: Lisst, metadata: {{resourceVersion: ''}}, items: [{WEB}]}}",
+    "the kind of a list that has a name": f"{{apiVersion: v1, kind: Lisst, metadata: {{name: l, namespace: tools}}, items: [{WEB}]}}",
+    "the version of a list that has a name": f"{{apiVersion: v2, kind: List, metadata: {{name: l}}, items: [{WEB}]}}",
     "a list's items": f"{{apiVersion: v1, kind: List, metadata: {{resourceVersion: ''}}, itmes: [{WEB}]}}",
     "no mapping": "just words",
     "no YAML": TEXT,

@@ -302,6 +302,8 @@ def test_names_are_per_kind_and_namespace() -> None:
 
 UNPLACED = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: %s}"
 
+LISTED = "{apiVersion: %s, kind: %s, metadata: {name: a, namespace: shop}, items: [{%s}]}"
+
 # What can still be read of a refused policy decides whom it denies.
 REACH = [
     (POLICY % "{nope: 1}", "default", {}, True),
@@ -340,7 +342,7 @@ REACH = [
     (UNPLACED % "{name: a, nmespace: shop}", None, {}, True),
     (UNPLACED % "{name: a}, namespace: shop", None, {}, True),
     (UNPLACED % "{name: a}, namespce: shop", None, {}, True),
-    (UNPLACED % "{name: a}, spec: {namespace: shop}", None, None, True),
+    (UNPLACED % "{name: a}, spec: {namespace: shop}", None, {}, True),
     (UNPLACED % "{nmae: a}", None, {}, True),
     (UNPLACED % "{name: a, labels: [namespace]}", None, {}, True),
     (UNPLACED % "{name: A!}", "default", {}, True),
@@ -348,6 +350,12 @@ REACH = [
     (UNPLACED % "{name: a}, spek: {}", "default", {}, True),
     (UNPLACED % "{name: a, namespace: shop}, namespce: shop", "shop", {}, True),
     ("kind: AuthorizationPolicy\nmetadata: {name: a, nmespace: shop}\nspec: [\n", None, None, True),
+    (LISTED % ("v1", "Lisst", "kind: AuthorizationPolicy"), None, None, True),
+    (LISTED % ("v1", "Lisst", "kind: AuthorizationPolcy, apiVersion: security.istio.io/v1"), None, None, True),
+    (LISTED % ("v1", "Lisst", "kind: Lisst, items: [{kind: AuthorizationPolicy}]"), None, None, True),
+    (LISTED % ("v1", "Lisst", "kind: Pod"), None, None, False),
+    (LISTED % ("v2", "List", "kind: Pod"), None, None, True),
+    ("{apiVersion: v1, kind: List, metadata: {name: a, namespace: shop}, itmes: [{kind: Pod}]}", None, None, True),
     ("kind: AuthorizationPolicy\nmetadata:\n  name: a\n  nmespace: shop\nspec: [\n", None, None, True),
 ]
 

@@ -218,6 +218,10 @@ def _subject(node: Node) -> str:
 def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
     kind, version = node.text("kind") or "", node.text("apiVersion") or ""
     group = group_of(version)
+    items = node.get("items")
+    if kind == "List" or (not known_kind(kind) and items is not None and isinstance(items.value, list)):
+        # Whatever it is called: what it holds is called otherwise.
+        return Refused(refusals, file, policy=kind == "List" or _may_be_policy(version, kind) or _holds_policy(node), words=_digest(node))
     selector, targets = _reach(node)
     doubt = _doubt(node, served(group, kind), refusals)
     entry = Refused(
@@ -233,7 +237,11 @@ def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
         _generation(node),
         doubt,
     )
-    return replace(entry, words=_words(repr(plain(node)))) if entry.guise is not None else entry
+    return replace(entry, words=_digest(node)) if entry.guise is not None else entry
+
+
+def _digest(node: Node) -> bytes:
+    return _words(repr(plain(node)))
 
 
 def _words(text: str) -> bytes:
@@ -270,13 +278,20 @@ def _generation(node: Node) -> int:
 
 
 def _may_be_policy(version: Any, kind: Any) -> bool:
-    return kind in POLICY_KINDS or kind == "List" or (isinstance(version, str) and version.partition("/")[0] == POLICY_GROUP)
+    return kind in POLICY_KINDS or (isinstance(version, str) and version.partition("/")[0] == POLICY_GROUP)
+
+
+def _holds_policy(node: Node) -> bool:
+    """Whether any of a list's items may be a policy."""
+    items = node.get("items")
+    held = items.value if items is not None and isinstance(items.value, list) else []
+    return any(_may_be_policy(item.text("apiVersion"), item.text("kind")) or _holds_policy(item) for item in held)
 
 
 def _namespace(node: Node) -> str | None:
     metadata = node.get("metadata")
     if metadata is None or metadata.value is None:
-        return DEFAULT_NAMESPACE if isinstance(node.value, dict) and node.text("kind") != "List" else None
+        return DEFAULT_NAMESPACE if isinstance(node.value, dict) else None
     namespace = metadata.get("namespace")
     if isinstance(metadata.value, dict) and (namespace is None or namespace.value is None):
         return DEFAULT_NAMESPACE
