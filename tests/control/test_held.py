@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from control.catalog import KEPT_FILE, Catalog, Origin
 from control.held import NOTHING, Held, held
 from control.resolve import Mesh, MeshSettings
 from mesh.model.manifest import Parsed, parse_file
-from tests.control.objects import feed, policy, service
+from tests.control.objects import feed, pod, policy, service
 from tests.control.test_misspelt import DB, KIND, NAMELESS, PODS, TEXT, WEB, after, file, kept
 from tests.control.test_policies import ALL, denied
 
@@ -117,6 +119,57 @@ def test_a_policy_that_does_not_say_where_it_is_denies_everywhere_it_may_be() ->
     assert denied(found) == {"web", "other", "root"}
     feed(found, WEB, here, *PODS)
     assert (denied(found), kept(found)) == ({"web"}, [])
+
+
+APPS = ("web", "db", "cache")
+APP_PODS = [pod(app, f"10.0.1.{number}", labels=f"app: {app}") for number, app in enumerate(APPS)]
+BLOCK = """apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: p%(app)s
+  namespace: shop
+spec:
+  selector: {matchLabels: {app: %(app)s}}
+  action: DENY
+  rules: [{}]
+"""
+SPELLINGS = {
+    # what of BLOCK becomes what
+    "right": ("", ""),
+    "kind": ("AuthorizationPolicy", "AuthorizationPolcy"),
+    "group": ("istio.io", "istoi.io"),
+    "version": ("io/v1", "io/v9"),
+    "no name": ("  name: p%(app)s\n", ""),
+    "the name's field": ("  name:", "  nmae:"),
+    "no such name": ("name: p", "name: p_"),
+    "the namespace's field": ("namespace:", "namespce:"),
+    "the namespace's place": ("  namespace:", "namespace:"),
+    "no such namespace": (": shop", ": Shop"),
+    "the metadata's field": ("metadata", "metdata"),
+    "a field": ("action", "actoin"),
+    "no YAML": ("rules: [{}]", "rules: ["),
+    "a tab": ("  action", "\taction"),
+}
+EDITS = st.tuples(st.sampled_from(APPS), st.sampled_from([None, 0, 0, 0, 1]), st.sampled_from(["right"] * 6 + list(SPELLINGS)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(EDITS, min_size=2, max_size=8))
+def test_who_edits_one_document_at_a_time_opens_nothing(edits: list[tuple[str, int | None, str]]) -> None:
+    """Each of two files holds some policies. An edit writes one of them anew, in either file (None: in neither). Where one goes and another
+    comes misspelt in the same edit, nobody could tell that from an edit of one, so that is no part of this.
+    """
+    found = Mesh(MeshSettings())
+    written: dict[str, tuple[int, str]] = {}
+    for app, where, spelling in edits:
+        written.pop(app, None)
+        if where is not None:
+            written[app] = (where, BLOCK.replace(*SPELLINGS[spelling]) % {"app": app})
+        feed(found, *("---\n".join(text for at, text in written.values() if at == number) for number in (0, 1)), *APP_PODS)
+        assert denied(found) >= written.keys()
+        assert found.refused() or denied(found) == written.keys()
+    feed(found, "", "", *APP_PODS)
+    assert (denied(found), found.catalog._held, found.catalog._holders) == (set(), {}, {})
 
 
 DOCUMENT = """apiVersion: security.istio.io/v1
