@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from control.held import NOTHING, Held, held, keys_of
+from control.held import NOTHING, Held, Said, held
 from mesh.model.errors import Flaw, Refusal
 from mesh.model.manifest import Key, Object, Parsed, Refused, refused_object
 
@@ -70,9 +70,9 @@ class Catalog:
         before = self._origins.get(origin, Parsed())
         if parsed == before and [entry.where for entry in parsed.objects] == [entry.where for entry in before.objects]:
             return False
-        said = keys_of(parsed)
-        touched = keys_of(before) | said | self._hold(origin, before, parsed, said)
-        self._locate(origin, before, parsed)
+        was, has = Said.of(before), Said.of(parsed)
+        touched = was.keys | has.keys | self._hold(origin, was, has)
+        self._locate(origin, was.keys, has.keys)
         if parsed.objects or parsed.refused:
             self._origins[origin] = parsed
         else:
@@ -102,15 +102,15 @@ class Catalog:
         """The origins of one source that hold anything."""
         return [origin.name for origin in self._origins if origin.source == source]
 
-    def _hold(self, origin: Origin, before: Parsed, parsed: Parsed, said: set[Key]) -> set[Key]:
-        """Note what of an origin stays in force as long as it cannot be read. The keys that are concerned. `said`: those of `parsed`."""
+    def _hold(self, origin: Origin, before: Said, said: Said) -> set[Key]:
+        """Note what of an origin stays in force as long as it cannot be read. The keys that are concerned."""
         had = self._held.get(origin, NOTHING)
-        now = held(had, before, parsed, lambda key: key in self.objects and key not in self._gone)
+        now = held(had, before, said, lambda key: key in self.objects and key not in self._gone)
         for key in had.keys.keys() - now.keys.keys():
             self._holders[key].discard(origin)
             if not self._holders[key]:
                 del self._holders[key]
-                if key not in self._found and key not in said:
+                if key not in self._found and key not in said.keys:
                     self._gone.add(key)
         for key in now.keys.keys() - had.keys.keys():
             self._holders.setdefault(key, set()).add(origin)
@@ -145,9 +145,8 @@ class Catalog:
         """Whether what is refused under a name is taken for new versions of objects that stay in force."""
         return all(place in self._held and self._held[place].excuses(self._said_in(place, key)[1]) for place in self._places(key))
 
-    def _locate(self, origin: Origin, before: Parsed, now: Parsed) -> None:
+    def _locate(self, origin: Origin, had: set[Key], has: set[Key]) -> None:
         """Note where names are."""
-        had, has = keys_of(before), keys_of(now)
         for key in had - has:
             left = tuple(place for place in self._places(key) if place != origin)
             if not left:

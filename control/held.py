@@ -47,25 +47,44 @@ class Held:
         return bool(excused) and all(excused)
 
 
-def held(had: Held, before: Parsed, now: Parsed, counts: Callable[[Key], bool]) -> Held:
+class Said(NamedTuple):
+    """What an origin says, with the names that it says anything of."""
+
+    parsed: Parsed
+    keys: set[Key]
+
+    @classmethod
+    def of(cls, parsed: Parsed) -> Said:
+        return cls(parsed, {entry.key for entry in parsed.objects} | {entry.key for entry in parsed.refused if entry.key is not None})
+
+
+def held(had: Held, before: Said, now: Said, counts: Callable[[Key], bool]) -> Held:
     """What an origin that held `before`, and of which `had` was held, makes stay in force with what it says now. `counts`: whether
     anything is in force under a name.
     """
-    claims, earlier = _claims(now), _claims(before)
+    claims = Counter(claim for entry in now.parsed.refused if (claim := _claim(entry)) is not None)
     if not claims:
         return NOTHING
-    edit, has = had.edit + 1, keys_of(now)
+    refused = [(entry, _claim(entry)) for entry in before.parsed.refused]
+    earlier = Counter(claim for _, claim in refused)
+    edit = had.edit + 1
     came = {claim: edit if count > earlier[claim] else had.came.get(claim, 0) for claim, count in claims.items()}
     latest: dict[Guise, int] = {}
     for claim, since in came.items():
         latest[claim.guise] = max(since, latest.get(claim.guise, 0))
-    gone = {**had.keys, **{key: edit for key in keys_of(before) if counts(key)}}
-    keys = {key: since for key, since in gone.items() if key not in has and _found(key, since, latest)}
+    gone = {**had.keys, **{key: edit for key in before.keys if counts(key)}}
+    keys = {key: since for key, since in gone.items() if key not in now.keys and _found(key, since, latest)}
     if not keys:
         return NOTHING
-    denied = [entry for entry in before.refused if entry.policy and _claim(entry) not in had.excused and not _counts(entry, counts)]
-    barred = {_claim(entry) for entry in denied}
-    lost = any(_lacks(entry, claims, earlier, has) for entry in denied)
+    # What is refused as one object denies nothing where a version of that is in force.
+    denied = [
+        (entry, claim)
+        for entry, claim in refused
+        if entry.policy and claim not in had.excused and (entry.key is None or not counts(entry.key))
+    ]
+    barred = {claim for _, claim in denied}
+    # One of those is there no more as it was; that it was mended is only known where it had a name.
+    lost = any(claims[claim] < earlier[claim] if claim is not None else entry.key not in now.keys for entry, claim in denied)
     excused: dict[Claim, tuple[Key, ...]] = {}
     asking: dict[Claim, int] = {}
     contested: dict[Guise, int] = {}
@@ -84,11 +103,6 @@ def held(had: Held, before: Parsed, now: Parsed, counts: Callable[[Key], bool]) 
 
 
 NOTHING = Held()
-
-
-def keys_of(parsed: Parsed) -> set[Key]:
-    """The names that an origin says anything of."""
-    return {entry.key for entry in parsed.objects} | {entry.key for entry in parsed.refused if entry.key is not None}
 
 
 def _matched(asking: Mapping[Claim, int], came: Mapping[Claim, int], free: Mapping[Key, int]) -> dict[Claim, tuple[Key, ...]]:
@@ -151,21 +165,7 @@ def _found(key: Key, since: int, latest: Mapping[Guise, int]) -> bool:
     return any(latest[guise] >= since for guise in guises(key, latest))
 
 
-def _claims(parsed: Parsed) -> Counter[Claim]:
-    return Counter(claim for entry in parsed.refused if (claim := _claim(entry)) is not None)
-
-
 def _claim(entry: Refused) -> Claim | None:
     """None of what is told to be the object of its key."""
     guise = entry.guise
     return Claim(guise, entry.policy, entry.words) if guise is not None else None
-
-
-def _counts(entry: Refused, counts: Callable[[Key], bool]) -> bool:
-    return entry.key is not None and counts(entry.key)
-
-
-def _lacks(entry: Refused, claims: Counter[Claim], earlier: Counter[Claim], has: set[Key]) -> bool:
-    """Whether a document of before is there no more as it was; one that is told to be an object: under its name."""
-    claim = _claim(entry)
-    return claims[claim] < earlier[claim] if claim is not None else entry.key not in has
