@@ -26,7 +26,7 @@ class Claim(NamedTuple):
 
     guise: Guise
     policy: bool
-    words: bytes
+    words: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from hashlib import blake2b
 from typing import Any
 
 from mesh.model.errors import BugError, ConfigError, Flaw, Refusal
@@ -33,7 +32,7 @@ from mesh.model.manifest.report import Report, shown
 from mesh.model.manifest.security import DRY_RUN_ANNOTATION
 from mesh.model.manifest.shapes import DNS_LABEL, ListOf, UnfitError
 from mesh.model.manifest.targets import TargetRef
-from mesh.model.manifest.tree import MAX_DOCUMENTS, Document, Node, documents, overlong, plain, read, tree_of
+from mesh.model.manifest.tree import MAX_DOCUMENTS, Document, Node, documents, overlong, read, tree_of
 
 MAX_LIST_DEPTH = 4
 
@@ -240,12 +239,17 @@ def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
     return replace(entry, words=_digest(node)) if entry.guise is not None else entry
 
 
-def _digest(node: Node) -> bytes:
-    return _words(repr(plain(node)))
-
-
-def _words(text: str) -> bytes:
-    return blake2b(text.encode(errors="surrogatepass"), digest_size=12).digest()
+def _digest(node: Node) -> int:
+    """Of this process. Not of a text made of it: an alias to a long string may be used many times, and only `hash` counts that once."""
+    match node.value:
+        case dict() as fields:
+            return hash(("{", *((name, _digest(value)) for name, value in fields.items())))
+        case list() as items:
+            return hash(("[", *(_digest(item) for item in items)))
+        case float() as number:
+            return hash(repr(number))  # two NaN are not the same to `hash`
+        case scalar:
+            return hash((type(scalar).__name__, scalar))
 
 
 def _doubt(node: Node, classes: Mapping[str, type[Object]], refusals: tuple[Refusal, ...]) -> Doubt:
@@ -257,16 +261,16 @@ def _doubt(node: Node, classes: Mapping[str, type[Object]], refusals: tuple[Refu
         next(iter(classes.values())).NAME.read(name, "", trial)
         doubt |= Doubt.NAME if trial.refusals else Doubt.NONE
     # One that is said nowhere is `default`, unless it is said in a field that is misspelt or elsewhere.
-    misplaced = any(_may_be_namespace(refusal.field, named=name is not None) for refusal in refusals)
-    if node.get("metadata", "namespace") is None and (name is None or misplaced):
-        doubt |= Doubt.NAMESPACE
+    if node.get("metadata", "namespace") is None:
+        misplaced = name is None or any(_may_be_namespace(refusal.field) for refusal in refusals)
+        doubt |= Doubt.NAMESPACE if misplaced else Doubt.NONE
     return doubt
 
 
-def _may_be_namespace(field: str, *, named: bool) -> bool:
-    """Whether a refused field may be the one that was to say the namespace. A name that there is, a label, or what is in a list is not."""
+def _may_be_namespace(field: str) -> bool:
+    """Whether a refused field may be the one that was to say the namespace. The name, a label, or what is in a list is not."""
     where, _, inner = field.partition(".")
-    if "[" in field or (named and field == "metadata.name"):
+    if "[" in field or field == "metadata.name":
         return False
     return (where == "metadata" and bool(inner)) or bool(get_close_matches(field.rpartition(".")[2], ["namespace"], 1, 0.75))
 
@@ -349,7 +353,7 @@ def _refused_text(document: Document, file: str, refusals: tuple[Refusal, ...]) 
     """A document that is no YAML. If it speaks of policies, it covers the namespace that it is of, if there is no doubt of that."""
     policy = _POLICY_WORDS.search(document.text) is not None
     lines = (line.rstrip() for line in document.text.splitlines())
-    words = _words("\n".join(line for line in lines if line and not line.lstrip().startswith("#")))
+    words = hash("\n".join(line for line in lines if line and not line.lstrip().startswith("#")))
     return Refused(refusals, file, "", _namespace_in(document.text), "", policy, doubt=Doubt.NAMESPACE, words=words)  # it may be several
 
 

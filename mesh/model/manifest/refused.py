@@ -42,7 +42,7 @@ class Refused:
     `kind` is the object's type, as in its key. It and `name` are empty and `namespace` is None where they could not be read. `selector` is
     None where it could not; empty selects all. `policy`: it is one, or may be one. `dry_run`: whatever it says, it asks for no enforcement.
     `generation`: which version of an object of an API it was; 0 where that does not say. `words`: a digest of what it says, if it cannot be
-    told to be one object; empty where nothing of it could be read.
+    told to be one object (of this process; no text of it is kept); 0 where nothing of it could be read.
     """
 
     refusals: tuple[Refusal, ...]
@@ -56,7 +56,7 @@ class Refused:
     dry_run: bool = False
     generation: int = 0
     doubt: Doubt = Doubt.NONE
-    words: bytes = b""
+    words: int = 0
 
     @property
     def key(self) -> Key | None:
