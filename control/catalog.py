@@ -5,7 +5,7 @@ version of whatever an origin now says wrongly; also where that is so wrong that
 nothing was ever accepted, nothing is in force, and a refused policy denies what it would cover.
 
 Objects of one name from several origins refuse each other, all of them, since none can be told to be the one that is meant; one that was
-refused for itself counts as well.
+refused for itself counts as well, and so does one that is held.
 
 `put` and `remove` take note of what a source says; `update` decides what that means. What is put between two updates counts as said at
 once, so that of two copies that are read one after the other neither was in force before. But what was gone meanwhile has no past, as if
@@ -15,10 +15,10 @@ once, so that of two copies that are read one after the other neither was in for
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from control.held import NOTHING, Held, held, keys_of
+from control.held import NOTHING, Held, Said, held
 from mesh.model.errors import Flaw, Refusal
 from mesh.model.manifest import Key, Object, Parsed, Refused, refused_object
 
@@ -70,9 +70,9 @@ class Catalog:
         before = self._origins.get(origin, Parsed())
         if parsed == before and [entry.where for entry in parsed.objects] == [entry.where for entry in before.objects]:
             return False
-        said = keys_of(parsed)
-        touched = keys_of(before) | said | self._hold(origin, before, parsed, said)
-        self._locate(origin, before, parsed)
+        was, has = Said.of(before), Said.of(parsed)
+        touched = was.keys | has.keys | self._hold(origin, was, has)
+        self._locate(origin, was.keys, has.keys)
         if parsed.objects or parsed.refused:
             self._origins[origin] = parsed
         else:
@@ -102,15 +102,15 @@ class Catalog:
         """The origins of one source that hold anything."""
         return [origin.name for origin in self._origins if origin.source == source]
 
-    def _hold(self, origin: Origin, before: Parsed, parsed: Parsed, said: set[Key]) -> set[Key]:
-        """Note what of an origin stays in force as long as it cannot be read. The keys that are concerned. `said`: those of `parsed`."""
+    def _hold(self, origin: Origin, before: Said, said: Said) -> set[Key]:
+        """Note what of an origin stays in force as long as it cannot be read. The keys that are concerned."""
         had = self._held.get(origin, NOTHING)
-        now = held(had, before, parsed, lambda key: key in self.objects and key not in self._gone)
+        now = held(had, before, said, lambda key: key in self.objects and key not in self._gone)
         for key in had.keys.keys() - now.keys.keys():
             self._holders[key].discard(origin)
             if not self._holders[key]:
                 del self._holders[key]
-                if key not in self._found and key not in said:
+                if key not in self._found and key not in said.keys:
                     self._gone.add(key)
         for key in now.keys.keys() - had.keys.keys():
             self._holders.setdefault(key, set()).add(origin)
@@ -123,14 +123,16 @@ class Catalog:
     def _decide(self, key: Key) -> bool:
         """Bring one key up to date; whether anything of it changed."""
         copies, broken = self._said_of(key)
+        holders = self._holders.get(key, ())
         before = self.objects.get(key)
-        if len(copies) == 1 and not broken:
+        if len(copies) == 1 and not broken and not holders:
             now: Object | None = copies[0]
             refused: list[Refused] = []
         else:
             last = None if key in self._gone else before or self._recalled.get(key)
-            now = last if copies or broken or key in self._holders else None
-            refused = [*broken, *_rivals(key, copies, broken)]
+            now = last if copies or broken or holders else None
+            misspelt = sorted(f"{self._origins[place].refused[0].file}, where it is misspelt" for place in holders)
+            refused = [*broken, *_rivals(key, copies, broken, misspelt)]
         if now is None:
             self.objects.pop(key, None)
         else:
@@ -143,9 +145,8 @@ class Catalog:
         """Whether what is refused under a name is taken for new versions of objects that stay in force."""
         return all(place in self._held and self._held[place].excuses(self._said_in(place, key)[1]) for place in self._places(key))
 
-    def _locate(self, origin: Origin, before: Parsed, now: Parsed) -> None:
+    def _locate(self, origin: Origin, had: set[Key], has: set[Key]) -> None:
         """Note where names are."""
-        had, has = keys_of(before), keys_of(now)
         for key in had - has:
             left = tuple(place for place in self._places(key) if place != origin)
             if not left:
@@ -193,7 +194,10 @@ class Catalog:
     def _unread(self, origin: Origin) -> bool:
         """As `_decide`, of what an origin holds that cannot be told to be any object."""
         unreadable = tuple(entry for entry in self._origins.get(origin, Parsed()).refused if entry.key is None)
-        return self._reject(origin, unreadable, KEPT_FILE if self._held.get(origin, NOTHING).excuses(unreadable) else "")
+        now = self._held.get(origin, NOTHING)
+        if now.excuses(unreadable):
+            return self._reject(origin, unreadable, KEPT_FILE)
+        return self._reject(origin, tuple(replace(entry, policy=False) if now.excuses((entry,)) else entry for entry in unreadable), "")
 
     def _reject(self, subject: Subject, refused: tuple[Refused, ...], kept: str) -> bool:
         before = self.rejections.get(subject)
@@ -206,10 +210,10 @@ class Catalog:
         return now != before
 
 
-def _rivals(key: Key, copies: list[Object], broken: list[Refused]) -> list[Refused]:
-    """The refusals of several objects of one name."""
+def _rivals(key: Key, copies: list[Object], broken: list[Refused], misspelt: list[str]) -> list[Refused]:
+    """The refusals of several objects of one name. `misspelt`: where else one may be that cannot be told to be it."""
     found = []
-    bad = [entry.refusals[0].where for entry in broken[-1:]]
+    bad = [*(entry.refusals[0].where for entry in broken[-1:]), *misspelt]
     for copy in copies:
         others = ", ".join([other.where for other in copies if other is not copy] + bad)
         refusal = Refusal(copy.where, str(key), "metadata.name", f"{key.name}, as in {others}", f"one object called {key}", Flaw.SAME_NAME)

@@ -4,7 +4,8 @@ A file is read when it has settled: nobody has written to it for SETTLE seconds,
 earlier content counts, and so it does while a file is away for no longer than SETTLE, as when an editor replaces it. Of a file that is
 never quiet no object is gone, since it may have been read in the middle of a write. A whole directory that is gone, or cannot be
 listed, changes nothing: an unmounted volume is not an order to forget every policy. Nor does one that is empty and not the directory
-in which the manifests were, as the mount point of a volume: only files taken out of it are gone.
+in which the manifests were, as the mount point of a volume: only files taken out of it are gone. The same holds of a file that was read
+and cannot be looked at now, as a link into such a volume: it is gone when the link is.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Directories:
         self._directories = tuple(directories)
         self._files: dict[str, Known] = {}
         self._unreadable: set[Path] = set()
+        self._lost: set[str] = set()  # files that were read, and cannot be looked at now
         self._held: dict[Path, tuple[int, int]] = {}  # (device, inode) of the directory in which manifests were last seen
         self._changes: dict[str, Parsed] = {}
         self.complete = False
@@ -70,7 +72,7 @@ class Directories:
 
     @property
     def unreadable(self) -> list[str]:
-        return sorted(str(path) for path in self._unreadable)
+        return sorted([*(str(path) for path in self._unreadable), *(_shown(path) for path in self._lost)])
 
     def scan(self, wall: float, now: float) -> bool:
         """Look once. Whether something is not settled: then look again soon."""
@@ -101,8 +103,9 @@ class Directories:
                     unsettled |= looked
         for path in self._files.keys() - seen:
             known = self._files[path]
-            if known.gone is None:
+            if known.gone is None or path in self._lost:
                 known.gone = now
+                self._lost.discard(path)
             if now - known.gone < SETTLE and self.complete:
                 unsettled = True
             else:
@@ -112,16 +115,21 @@ class Directories:
         return unsettled
 
     def _look(self, path: str, wall: float, now: float) -> bool | None:
-        """Whether a file is not settled; None where there is none (a link to nothing, or removed since it was listed)."""
+        """Whether a file is not settled; None where there is none (a link that never led to one, or removed since it was listed)."""
         known = self._files.get(path) or Known()
         try:
             status = os.stat(path)
-        except FileNotFoundError:
-            return None
         except OSError as error:
+            absent = isinstance(error, FileNotFoundError)
+            was_read = known.stamp is not None or (absent and bool(known.parsed.refused))
+            if was_read and (not absent or os.path.islink(path)):
+                return self._lose(path, known, error, now)
+            if absent:
+                return None
             known.gone = None
             return self._take(path, known, None, _unreadable(path, error))
         known.gone = None
+        self._lost.discard(path)
         if stat.S_ISDIR(status.st_mode):
             return None
         if not stat.S_ISREG(status.st_mode):
@@ -138,7 +146,10 @@ class Directories:
         self._files.setdefault(path, known)
         if fresh and patient:
             return True
-        parsed, read_stamp = _read(path)
+        try:
+            parsed, read_stamp = _read(path)
+        except FileNotFoundError:
+            return None
         torn = read_stamp is not None and read_stamp != stamp  # it was written to while we read
         if torn and patient:
             return True
@@ -149,6 +160,19 @@ class Directories:
             return True
         known.restless, known.told = None, False
         return self._take(path, known, read_stamp, parsed)
+
+    def _lose(self, path: str, known: Known, error: OSError, now: float) -> bool:
+        """As `_look`, of a file that was read and cannot be looked at: what it held stays in force. Only told of when that lasts, since a
+        mounted ConfigMap loses first its file and then the link to it.
+        """
+        if known.gone is None:
+            known.gone = now
+        if now - known.gone < SETTLE:
+            return True
+        if path not in self._lost:
+            self._lost.add(path)
+            log.error("a file cannot be looked at: what it held stays in force", file=path, error=error.strerror)
+        return False
 
     def _take(self, path: str, known: Known, stamp: Stamp | None, parsed: Parsed) -> bool:
         if known.parsed != parsed or [entry.where for entry in known.parsed.objects] != [entry.where for entry in parsed.objects]:
@@ -200,7 +224,7 @@ class FilesSource:
             sink.put(path, parsed)
         lost = self._directories.unreadable
         since = None if not lost else self.state.stale_since or time.time()
-        error = f"cannot be listed, what they held stays in force: {', '.join(lost)}" if lost else ""
+        error = f"cannot be read, what they held stays in force: {', '.join(lost)}" if lost else ""
         state = SourceState(self._directories.complete, since, error)
         if state != self.state:
             self.state = state
@@ -223,7 +247,7 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def _read(path: str) -> tuple[Parsed, Stamp | None]:
-    """The file's objects, with its stamp if that was the same before and after reading, else another one."""
+    """The file's objects, with its stamp if that was the same before and after reading, else another one. FileNotFoundError."""
     try:
         # Not to wait for a pipe's writer, should one have taken the file's place since it was looked at.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -232,6 +256,8 @@ def _read(path: str) -> tuple[Parsed, Stamp | None]:
                 return _refused(path, *NO_FILE), None
             data: bytes | None = file.read(MAX_BYTES + 1)
             after = os.fstat(file.fileno())
+    except FileNotFoundError:
+        raise
     except OSError as error:
         return _unreadable(path, error), None
     if data is None:  # some of the kernel's own files

@@ -129,7 +129,8 @@ def apply(layout: Layout, *layers: Mapping[str, str]) -> tuple[list[Applied], li
         else:
             applied.append(Applied(document.key, "created" if before is None else "configured"))
         store.put(document)
-    hold_refused(layout.refused_objects, texts, checked.refused, {key.as_key for key in store.load()})
+    accepted = {document.key.as_key for document in checked.accepted}
+    hold_refused(layout.refused_objects, texts, checked.refused, {key.as_key for key in store.load()}, accepted)
     remember_refusals(layout, texts, refusals, {str(item.key) for item in applied})
     next_generation(layout)
     return applied, refusals

@@ -258,6 +258,37 @@ def test_a_link_to_nothing_is_as_good_as_absent(directory: Directory) -> None:
     assert directory.found.complete
 
 
+def test_a_link_that_led_to_a_file_keeps_what_that_held_until_the_link_is_gone(
+    directory: Directory, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    volume = tmp_path_factory.mktemp("volume") / "mounted"
+    volume.mkdir()
+    link = directory.path / "a.yaml"
+    for text, names in ((namespace("a"), ["a"]), ("a: [", [])):
+        (volume / "a.yaml").write_text(text)
+        os.utime(volume / "a.yaml", (OLD, OLD))
+        link.symlink_to(volume / "a.yaml")
+        directory.scan()
+        assert directory.names == names
+        volume.rename(volume.parent / "away")
+        assert directory.scan() == (False, True), "for a moment it may be about to go"
+        assert directory.found.unreadable == []
+        assert directory.scan() == (False, False)
+        assert (directory.names, directory.found.unreadable) == (names, [str(link)])
+        assert bool(directory.refused) == (not names)
+        (volume.parent / "away").rename(volume)
+        assert directory.scan() == (False, False)
+        assert directory.found.unreadable == []
+        volume.rename(volume.parent / "away")
+        directory.scan()
+        directory.scan()
+        link.unlink()
+        directory.scan()
+        assert directory.scan() == (True, False)
+        assert (directory.files[str(link)], directory.found.unreadable) == (Parsed(), [])
+        (volume.parent / "away").rename(volume)
+
+
 def test_a_byte_order_mark_is_no_content(directory: Directory) -> None:
     directory.write("a.yaml", "\ufeff" + namespace("a"))
     directory.scan()
@@ -328,7 +359,7 @@ def test_a_directory_that_is_lost_is_told(tmp_path: Path) -> None:
                 await heard.something()
             assert source.state.synced
             assert source.state.stale_since is not None
-            assert source.state.error == f"cannot be listed, what they held stays in force: {path}"
+            assert source.state.error == f"cannot be read, what they held stays in force: {path}"
             (tmp_path / "unmounted").rename(path)
             while source.state.error:
                 await heard.something()

@@ -131,6 +131,27 @@ def test_a_policy_in_force_stays_when_its_update_is_misspelt(layout: Layout, rig
     assert DENY_KEY in Store(layout.applied).load()
 
 
+@pytest.mark.parametrize(
+    "beside",
+    ["kind: AuthorizationPolicy", "kind: AuthorizationPolcy", "kind: PeerAuthentcation"],
+    ids=["the policy itself", "another of its name", "one that may be it"],
+)
+def test_one_policy_in_force_makes_up_for_one_misspelt_text(layout: Layout, beside: str) -> None:
+    apply(layout, {"a.yaml": join(NAMESPACE, POLICY % "80")})
+    misspelt = (POLICY % "80").replace("kind: AuthorizationPolicy", "kind: AuthorizationPolcy")
+    other = (POLICY % "80").replace("kind: AuthorizationPolicy", beside)
+    apply(layout, {"b.yaml": join(misspelt, other)})
+    assert len(list(layout.refused_objects.iterdir())) == 2 - (beside == "kind: AuthorizationPolicy")
+    apply(layout, {"b.yaml": misspelt})
+    assert list(layout.refused_objects.iterdir()) == []
+
+
+def test_a_policy_that_does_not_say_its_namespace_is_no_version_of_one_that_does(layout: Layout) -> None:
+    apply(layout, {"a.yaml": join(NAMESPACE, POLICY % "80")})
+    apply(layout, {"b.yaml": (POLICY % "80").replace("namespace:", "nmespace:")})
+    assert len(list(layout.refused_objects.iterdir())) == 1
+
+
 def test_a_misspelt_policy_is_no_version_of_what_is_called_so_and_is_none(layout: Layout) -> None:
     misspelt = (POLICY % "80").replace("kind: AuthorizationPolicy", "kind: AuthorizationPolcy").replace("closed", "web")
     apply(layout, {"a.yaml": join(NAMESPACE, SERVICE, misspelt)})

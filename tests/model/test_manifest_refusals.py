@@ -300,6 +300,10 @@ def test_names_are_per_kind_and_namespace() -> None:
     ]
 
 
+UNPLACED = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: %s}"
+
+LISTED = "{apiVersion: %s, kind: %s, metadata: {name: a, namespace: shop}, items: [{%s}]}"
+
 # What can still be read of a refused policy decides whom it denies.
 REACH = [
     (POLICY % "{nope: 1}", "default", {}, True),
@@ -335,6 +339,24 @@ REACH = [
     ("{kind: AuthorizationPolicy, spec: [, metadata: {namespace: shop, name: a}}", "shop", None, True),
     ("apiVersion: v1\nkind: Pod\nmetadata: [\n", None, None, False),
     (SERVICE % "{nope: 1}", "default", {}, False),
+    (UNPLACED % "{name: a, nmespace: shop}", None, {}, True),
+    (UNPLACED % "{name: a}, namespace: shop", None, {}, True),
+    (UNPLACED % "{name: a}, namespce: shop", None, {}, True),
+    (UNPLACED % "{name: a}, spec: {namespace: shop}", None, {}, True),
+    (UNPLACED % "{nmae: a}", None, {}, True),
+    (UNPLACED % "{name: a, labels: [namespace]}", None, {}, True),
+    (UNPLACED % "{name: A!}", "default", {}, True),
+    (UNPLACED % "{name: a, labels: {b: [1]}}", "default", {}, True),
+    (UNPLACED % "{name: a}, spek: {}", "default", {}, True),
+    (UNPLACED % "{name: a, namespace: shop}, namespce: shop", "shop", {}, True),
+    ("kind: AuthorizationPolicy\nmetadata: {name: a, nmespace: shop}\nspec: [\n", None, None, True),
+    (LISTED % ("v1", "Lisst", "kind: AuthorizationPolicy"), None, None, True),
+    (LISTED % ("v1", "Lisst", "kind: AuthorizationPolcy, apiVersion: security.istio.io/v1"), None, None, True),
+    (LISTED % ("v1", "Lisst", "kind: Lisst, items: [{kind: AuthorizationPolicy}]"), None, None, True),
+    (LISTED % ("v1", "Lisst", "kind: Pod"), None, None, False),
+    (LISTED % ("v2", "List", "kind: Pod"), None, None, True),
+    ("{apiVersion: v1, kind: List, metadata: {name: a, namespace: shop}, itmes: [{kind: Pod}]}", None, None, True),
+    ("kind: AuthorizationPolicy\nmetadata:\n  name: a\n  nmespace: shop\nspec: [\n", None, None, True),
 ]
 
 
@@ -372,3 +394,27 @@ def test_what_is_said_of_a_kind_that_is_not_taken_is_short() -> None:
     (refusal,) = refused.refusals
     assert len(str(refusal)) < 400
     assert {"Service", "VirtualService", "List"} <= set(refusal.accepted.split(", "))
+
+
+def test_what_cannot_be_told_to_be_an_object_is_known_again_by_its_words() -> None:
+    """Comments, and where it stands, are none of them."""
+    listed = "kind: List\napiVersion: v1\nitems: [{kind: Polcy, spec: {a: %s}}]"
+    for text, same, other in (
+        (
+            "kind: Polcy\nspec: {a: 1, b: .nan}",
+            "# moved\nkind: Polcy # or not\nspec: {'a': 1, b: .nan}\n",
+            "kind: Polcy\nspec: {a: '1', b: .nan}",
+        ),
+        ("a: [", "# moved\na: [  \n\n", "a: [b"),
+        (listed % "1", "# moved\n" + listed % "1", listed % "true"),
+    ):
+        first, second, third = (parse_file(each, "f").refused[0].words for each in (text, same, other))
+        assert first == second != third != 0
+    (told,) = parse_file(UNPLACED % "{name: a, namespace: b}, spek: 1", "f").refused
+    assert told.words == 0
+
+
+def test_the_words_of_a_long_string_are_read_once_however_often_it_is_used() -> None:
+    text = f"kind: Polcy\na: &a {'a' * 1_000_000}\nb: [{', '.join(['*a'] * 20_000)}]"
+    (refused,) = parse_file(text, "f").refused
+    assert refused.words

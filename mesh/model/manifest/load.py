@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from mesh.model.errors import BugError, ConfigError, Flaw, Refusal
@@ -216,13 +217,17 @@ def _subject(node: Node) -> str:
 def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
     kind, version = node.text("kind") or "", node.text("apiVersion") or ""
     group = group_of(version)
+    items = node.get("items")
+    if kind == "List" or (not known_kind(kind) and items is not None and isinstance(items.value, list)):
+        # Whatever it is called: what it holds is called otherwise.
+        return Refused(refusals, file, policy=kind == "List" or _may_be_policy(version, kind) or _holds_policy(node), words=_digest(node))
     selector, targets = _reach(node)
     doubt = _doubt(node, served(group, kind), refusals)
-    return Refused(
+    entry = Refused(
         refusals,
         file,
         type_of(group, kind),
-        _namespace(node) if namespaced(group, kind) else "",
+        "" if not namespaced(group, kind) else None if Doubt.NAMESPACE in doubt else _namespace(node),
         node.text("metadata", "name") or "",
         _may_be_policy(version, kind),
         selector,
@@ -231,6 +236,20 @@ def _refused(node: Node, file: str, refusals: tuple[Refusal, ...]) -> Refused:
         _generation(node),
         doubt,
     )
+    return replace(entry, words=_digest(node)) if entry.guise is not None else entry
+
+
+def _digest(node: Node) -> int:
+    """Of this process. Not of a text made of it: an alias to a long string may be used many times, and only `hash` counts that once."""
+    match node.value:
+        case dict() as fields:
+            return hash(("{", *((name, _digest(value)) for name, value in fields.items())))
+        case list() as items:
+            return hash(("[", *(_digest(item) for item in items)))
+        case float() as number:
+            return hash(repr(number))  # two NaN are not the same to `hash`
+        case scalar:
+            return hash((type(scalar).__name__, scalar))
 
 
 def _doubt(node: Node, classes: Mapping[str, type[Object]], refusals: tuple[Refusal, ...]) -> Doubt:
@@ -241,11 +260,19 @@ def _doubt(node: Node, classes: Mapping[str, type[Object]], refusals: tuple[Refu
         trial = Report("")
         next(iter(classes.values())).NAME.read(name, "", trial)
         doubt |= Doubt.NAME if trial.refusals else Doubt.NONE
-    # One that is said nowhere is `default`, unless it is said in a field that is misspelt.
-    misspelt = any(refusal.field.startswith("metadata.") for refusal in refusals)
-    if node.get("metadata", "namespace") is None and (name is None or misspelt):
-        doubt |= Doubt.NAMESPACE
+    # One that is said nowhere is `default`, unless it is said in a field that is misspelt or elsewhere.
+    if node.get("metadata", "namespace") is None:
+        misplaced = name is None or any(_may_be_namespace(refusal.field) for refusal in refusals)
+        doubt |= Doubt.NAMESPACE if misplaced else Doubt.NONE
     return doubt
+
+
+def _may_be_namespace(field: str) -> bool:
+    """Whether a refused field may be the one that was to say the namespace. The name, a label, or what is in a list is not."""
+    where, _, inner = field.partition(".")
+    if "[" in field or field == "metadata.name":
+        return False
+    return (where == "metadata" and bool(inner)) or bool(get_close_matches(field.rpartition(".")[2], ["namespace"], 1, 0.75))
 
 
 def _generation(node: Node) -> int:
@@ -255,13 +282,20 @@ def _generation(node: Node) -> int:
 
 
 def _may_be_policy(version: Any, kind: Any) -> bool:
-    return kind in POLICY_KINDS or kind == "List" or (isinstance(version, str) and version.partition("/")[0] == POLICY_GROUP)
+    return kind in POLICY_KINDS or (isinstance(version, str) and version.partition("/")[0] == POLICY_GROUP)
+
+
+def _holds_policy(node: Node) -> bool:
+    """Whether any of a list's items may be a policy."""
+    items = node.get("items")
+    held = items.value if items is not None and isinstance(items.value, list) else []
+    return any(_may_be_policy(item.text("apiVersion"), item.text("kind")) or _holds_policy(item) for item in held)
 
 
 def _namespace(node: Node) -> str | None:
     metadata = node.get("metadata")
     if metadata is None or metadata.value is None:
-        return DEFAULT_NAMESPACE if isinstance(node.value, dict) and node.text("kind") != "List" else None
+        return DEFAULT_NAMESPACE if isinstance(node.value, dict) else None
     namespace = metadata.get("namespace")
     if isinstance(metadata.value, dict) and (namespace is None or namespace.value is None):
         return DEFAULT_NAMESPACE
@@ -306,6 +340,7 @@ _POLICY_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(POLICY_KINDS))}|{re.escape(P
 _METADATA = re.compile(r"""^( *)(.*)\bmetadata["']?[ ]*:[ ]*(.*)$""", re.M)
 _NAMESPACE = re.compile(r"""["']?namespace["']?[ ]*:[ ]+["']?([a-z0-9](?:[-a-z0-9]*[a-z0-9])?)["']?[ ]*(?:#.*)?""")
 _METADATA_WORD = re.compile(r"\bmetadata\b")
+_OTHER_METADATA = re.compile(r"""["']?(?:name|labels|annotations)["']?[ ]*:""")
 _NAMESPACE_KEY = re.compile(r"""\bnamespace["']?[ ]*:""")
 
 
@@ -317,7 +352,9 @@ def _refused_file(file: str, value: str) -> Parsed:
 def _refused_text(document: Document, file: str, refusals: tuple[Refusal, ...]) -> Refused:
     """A document that is no YAML. If it speaks of policies, it covers the namespace that it is of, if there is no doubt of that."""
     policy = _POLICY_WORDS.search(document.text) is not None
-    return Refused(refusals, file, "", _namespace_in(document.text), "", policy, doubt=Doubt.NAMESPACE)  # it may have been several
+    lines = (line.rstrip() for line in document.text.splitlines())
+    words = hash("\n".join(line for line in lines if line and not line.lstrip().startswith("#")))
+    return Refused(refusals, file, "", _namespace_in(document.text), "", policy, doubt=Doubt.NAMESPACE, words=words)  # it may be several
 
 
 def _namespace_in(text: str) -> str | None:
@@ -345,6 +382,6 @@ def _one_namespace(text: str, fields: list[str], *, whole: bool) -> str | None:
     if len(named) != len(_NAMESPACE_KEY.findall(text)):
         return None
     if not named:
-        return DEFAULT_NAMESPACE if whole else None
+        return DEFAULT_NAMESPACE if whole and all(_OTHER_METADATA.match(field) for field in fields) else None
     found = _NAMESPACE.fullmatch(named[0])
     return found[1] if found and len(named) == 1 else None

@@ -41,7 +41,8 @@ class Refused:
 
     `kind` is the object's type, as in its key. It and `name` are empty and `namespace` is None where they could not be read. `selector` is
     None where it could not; empty selects all. `policy`: it is one, or may be one. `dry_run`: whatever it says, it asks for no enforcement.
-    `generation`: which version of an object of an API it was; 0 where that does not say.
+    `generation`: which version of an object of an API it was; 0 where that does not say. `words`: a digest of what it says, if it cannot be
+    told to be one object (of this process; no text of it is kept); 0 where nothing of it could be read.
     """
 
     refusals: tuple[Refusal, ...]
@@ -55,6 +56,7 @@ class Refused:
     dry_run: bool = False
     generation: int = 0
     doubt: Doubt = Doubt.NONE
+    words: int = 0
 
     @property
     def key(self) -> Key | None:
@@ -80,8 +82,8 @@ class Parsed:
     refused: tuple[Refused, ...] = ()
 
 
-def guises(key: Key, among: Collection[Guise]) -> set[Guise]:
+def guises(key: Key, among: Collection[Guise]) -> list[Guise]:
     """Those of them that an object of this key may go in. `among` is a set or a mapping: its size costs nothing."""
-    namespaces = (key.namespace or DEFAULT_NAMESPACE, key.namespace, None)
-    every = {Guise(kind, namespace, name) for kind in (key.kind, None) for namespace in namespaces for name in (key.name, None)}
-    return {guise for guise in every if guise in among}
+    namespaces = {key.namespace or DEFAULT_NAMESPACE, key.namespace, None}
+    every = ((kind, namespace, name) for kind in (key.kind, None) for namespace in namespaces for name in (key.name, None))
+    return [Guise(*guise) for guise in every if guise in among]
