@@ -99,7 +99,7 @@ class Holders:
     def confirmed(self) -> set[str]:
         """The holders that follow and have renewed on every stream of theirs."""
         behind = {follower.holder for follower in self.followers.values() if follower.confirmed_at is None}
-        return {follower.holder for follower in self.followers.values()} - behind
+        return self._following() - behind
 
     def names(self, now: float) -> set[str]:
         """All who may hold a certificate."""
@@ -108,16 +108,19 @@ class Holders:
     def known(self, now: float) -> set[str]:
         """Those of them of whom this replica knows by itself."""
         alive = {name for name, end in self._alive_until.items() if end > now}
-        return alive | {follower.holder for follower in self.followers.values()}
+        return alive | self._following()
 
     def look(self, others: Iterable[str], now: float) -> None:
         """See who is gone. To be called often. `others`: of whom other replicas know."""
-        self._departed.look(self.names(now).union(others), self._monotonic())
+        self._departed.look(self.names(now).union(others), self._monotonic(), self._following())
 
     def gone(self) -> dict[str, float]:
         """Who is known to be gone as of the last look, for so many seconds."""
-        following = {follower.holder for follower in self.followers.values()}
+        following = self._following()
         return {name: seconds for name, seconds in self._departed.gone().items() if name not in following}
+
+    def _following(self) -> set[str]:
+        return {follower.holder for follower in self.followers.values()}
 
     def view(self, now: float) -> list[dict[str, Any]]:
         """For people: one entry per holder and stream, those that do not follow too."""
@@ -134,7 +137,7 @@ class Holders:
             }
             for follower in self.followers.values()
         ]
-        silent = self.names(now) - {follower.holder for follower in self.followers.values()}
+        silent = self.names(now) - self._following()
         gone = self.gone()
         shown += [
             {

@@ -106,6 +106,40 @@ def test_who_follows_is_not_gone() -> None:
     assert holders.gone() == {}, "it was there a moment ago"
 
 
+def test_who_follows_while_its_object_is_gone_is_not_forgotten_when_its_stream_breaks() -> None:
+    """Its node's object was deleted by mistake, say. It comes again within seconds."""
+    now, there = 0.0, True
+    holders = Holders(sources=lambda: lambda name: there, monotonic=lambda: now)
+    holders.issued("n1", 10**6, 0.0)
+    number = holders.join("n1", "peer")
+    holders.look((), 0.0)
+    there = False
+    for _ in range(ENOUGH + 1):
+        now += STEP
+        holders.look((), 0.0)
+    holders.leave(number)
+    for _ in range(ENOUGH + 1):
+        assert holders.gone() == {}
+        now += STEP
+        holders.look((), 0.0)
+    assert holders.gone() == {}, "nor later: what says that it is gone was wrong before"
+
+
+def test_who_followed_until_it_went_is_forgotten() -> None:
+    """As a pod that is deleted: its process ends first."""
+    now, there = 0.0, True
+    holders = Holders(sources=lambda: lambda name: there, monotonic=lambda: now)
+    holders.issued(POD, 10**6, 0.0)
+    number = holders.join(POD, "peer")
+    holders.look((), 0.0)
+    holders.leave(number)
+    there = False
+    for _ in range(ENOUGH + 1):
+        now += STEP
+        holders.look((), 0.0)
+    assert holders.gone() == {POD: GRACE}
+
+
 def test_a_change_goes_on_without_a_pod_that_is_gone_and_waits_for_one_that_came_back(tmp_path: Path) -> None:
     async def main() -> None:
         now = 0.0
