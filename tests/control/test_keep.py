@@ -188,8 +188,8 @@ CHANGED = [
 def _schema_flipped(path: Path) -> None:
     """SQLite's message quotes it."""
     data = path.read_bytes()
-    assert data.count(b"CREATE TABLE sources") == 1
-    path.write_bytes(data.replace(b"CREATE TABLE sources", b"CREATE TABLE \xf3ources"))
+    assert data.count(b"tablesourcessources") == 1
+    path.write_bytes(data.replace(b"tablesourcessources", b"table\xf3ourcessourcet"))
 
 
 def _link(path: Path) -> None:
