@@ -14,7 +14,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -128,6 +128,7 @@ class Snapshot:
 
     def __init__(self, path: Path, broken: str = "") -> None:
         self._path = path
+        self._files: dict[Path, os.stat_result] = {}
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if broken:
             self._set_aside(broken)
@@ -136,6 +137,7 @@ class Snapshot:
         except BrokenError as error:
             self._set_aside(str(error))
             self._connection = self._connect()
+        self._note()
 
     def read(self, source: str) -> Kept | None:
         """What is kept of a source, if it is whole. A value that does not fit its checksum spoils all of the file: BrokenError."""
@@ -155,9 +157,35 @@ class Snapshot:
             return Kept(tuple(rows), standing.confirmed)
 
     def write(self, parts: list[Part]) -> None:
-        """All of it, or nothing: sqlite3.Error, and the file is as it was. BrokenError where it was damaged since it was opened."""
+        """All of it, or nothing: sqlite3.Error, and the file is as it was. BrokenError where it was damaged since it was opened, or
+        removed, replaced or cut by somebody.
+        """
         with self._whole():
+            self._check_there()
             self._write(parts)
+            self._note()
+
+    def _check_there(self) -> None:
+        """SQLite goes on with an open file that has no name any more, and with what it remembers of one that was cut."""
+        for path, before in self._files.items():
+            try:
+                now = os.lstat(path)
+            except FileNotFoundError as error:
+                raise BrokenError(f"{path} was removed") from error
+            if (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino):
+                raise BrokenError(f"{path} was replaced")
+            if now.st_size < before.st_size:
+                raise BrokenError(f"{path} was cut")
+
+    def _note(self) -> None:
+        """What the files are now. While we have them open, they never become smaller by us."""
+        for end in ("", "-wal"):
+            path = Path(f"{self._path}{end}")
+            with suppress(FileNotFoundError):  # the log, before it is first written; else `_check_there` finds that, next time
+                now = os.lstat(path)
+                before = self._files.get(path, now)
+                if (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino):
+                    self._files[path] = now
 
     @contextmanager
     def _whole(self) -> Iterator[None]:

@@ -118,11 +118,13 @@ class Issuer:
         self._keep()
 
     def _keep(self) -> None:
-        """Anew too, where it was lost."""
-        if self._book is not None and self._kept:
+        """Anew too, where it was lost: then also that there is nothing."""
+        if self._book is None:
+            return
+        if self._kept:
             self._book.put(ORIGIN, self._kept)
             self._book.complete()
-            self._book.refilled()
+        self._book.refilled()
 
     def verify(self, token: str, audience: str, pods: Pods) -> Claims:
         """What the token proves by itself and by what was last seen of its pod. Unproved."""

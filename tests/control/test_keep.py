@@ -549,6 +549,7 @@ def damage(keeper: Keeper) -> None:
     with keeper.path.open("r+b") as file:
         file.seek(8192)
         file.write(b"\xff" * (keeper.path.stat().st_size - 8192))
+    keeper._file._note()  # it was we who cut the log
 
 
 def _fill(book: Book, value: bytes = b"v") -> None:
@@ -599,6 +600,54 @@ def test_of_a_file_that_was_damaged_and_is_not_filled_yet_nothing_is_left(tmp_pa
         assert await keeper.book("k").load() == Kept((Row("a", b"one"), Row("b", b"two")), 1000.0)
 
     run(tmp_path / "keep.db", damaged, after, at_last)
+
+
+def _replace(path: Path) -> None:
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(path.read_bytes())
+    copy.rename(path)
+
+
+@pytest.mark.parametrize(
+    ("end", "harm", "says"),
+    [
+        ("", Path.unlink, "removed"),
+        ("-wal", Path.unlink, "removed"),
+        ("", _replace, "replaced"),
+        ("", lambda path: os.truncate(path, 4096), "cut"),
+        ("-wal", lambda path: os.truncate(path, 0), "cut"),
+    ],
+)
+def test_a_file_that_somebody_removes_or_cuts_while_it_is_open_is_begun_anew(
+    tmp_path: Path, end: str, harm: Callable[[Path], None], says: str
+) -> None:
+    """SQLite would go on without a word, in a file that nobody finds."""
+    path = tmp_path / "keep.db"
+
+    async def harmed(keeper: Keeper) -> None:
+        book = keeper.book("k")
+        book.on_loss = lambda: fill(book)
+        _fill(book)
+        book.complete()
+        assert await keeper.flush()
+        assert keeper._file is not None
+        keeper._file._connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        book.put("1", b"news")
+        assert await keeper.flush()
+        harm(Path(f"{path}{end}"))
+        book.put("a", b"more")
+        assert not await keeper.flush()
+        assert says in keeper.trouble
+        keeper.refill()
+        book.refilled()
+        assert await keeper.flush()
+        assert keeper.trouble == ""
+        assert await _rows(path) == ["a", "b"]
+
+    async def after(keeper: Keeper) -> None:
+        assert await keeper.book("k").load() == Kept((Row("a", b"one"), Row("b", b"two")), 1000.0)
+
+    run(path, harmed, after)
 
 
 async def _rows(path: Path) -> list[str]:

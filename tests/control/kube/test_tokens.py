@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from control.auth import Caller, TooManyAsk
 from control.auth.issuer import CONFIGURATION, KEYS, Issuer, Unproved, expiry
 from control.auth.kubernetes import AT_ONCE, AT_ONCE_UNPROVED, AWAY, TokenReviews, bearer
-from control.keep import Keeper
+from control.keep import Filling, Keeper
 from control.sources.kubernetes import Kind
 from control.sources.kubernetes.kinds import CORE_KINDS
 from control.sources.kubernetes.read import Reader
@@ -575,6 +575,31 @@ def test_keys_are_put_anew_where_what_was_kept_is_lost(desk: Desk, tmp_path: Pat
             assert not book.rows
             book.refill()
             assert not book.asks
+        await keeper.close()
+
+    asyncio.run(test())
+
+
+def test_where_there_are_no_keys_what_was_lost_is_made_good_without(desk: Desk, tmp_path: Path) -> None:
+    async def test() -> None:
+        keeper = Keeper(tmp_path / "keep.db")
+        await keeper.open()
+        book = keeper.book("tokens")
+        issuer = Issuer(desk.api, book, lambda: desk.wall)
+        book.lose()
+        book.refill()
+        assert await keeper.flush()
+        assert book.filling is Filling.NOT
+        await issuer.fetch()
+        await keeper.close()
+        await keeper_again(tmp_path)
+
+    async def keeper_again(where: Path) -> None:
+        keeper = Keeper(where / "keep.db")
+        await keeper.open()
+        kept = await keeper.book("tokens").load()
+        assert kept is not None
+        assert [row.origin for row in kept.rows] == ["openid"]
         await keeper.close()
 
     asyncio.run(test())
