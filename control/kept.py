@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -286,7 +286,7 @@ def _write(transaction: sqlite3.Connection, part: Part) -> None:
         old, new = _change(transaction, source, origin, change)
         rows += (new is not None) - (old is not None)
         total = (total - (old or 0) + (new or 0)) & BITS
-    after = Standing(part.confirmed, part.whole, rows, total)
+    after = Standing(float(part.confirmed), part.whole, rows, total)
     transaction.execute(
         "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)",
         (source, after.confirmed, after.complete, after.rows, after.sum, after.checksum(source)),
@@ -339,10 +339,11 @@ def _typed(value: Any, kind: type[T]) -> T:
 
 
 def _checksum(source: str, origin: str, accepted: bool, value: bytes, last: bytes | None) -> int:
-    return _digest(source, origin, accepted, len(value), last is not None, content=value + (last or b""))
+    return _digest(source, origin, accepted, len(value), last is not None, content=(value, last or b""))
 
 
-def _digest(*fields: str | float, content: bytes = b"") -> int:
+def _digest(*fields: str | float, content: Iterable[bytes] = ()) -> int:
     found = blake2b(repr(fields).encode(), digest_size=8)
-    found.update(content)
+    for part in content:
+        found.update(part)
     return int.from_bytes(found.digest()) & BITS
