@@ -318,6 +318,7 @@ def test_strangers_leave_room_for_who_is_proved_and_those_for_tunnels(desk: Desk
         assert (desk.waiting, desk.counts) == (44, {"turned_away": 3})
         while desk.asked < AT_ONCE_UNPROVED + 4:  # beside the strangers who wait, not behind them
             await asyncio.sleep(0.001)
+        assert desk.asked == AT_ONCE_UNPROVED + 4
         for task in tasks:
             task.cancel()
 
