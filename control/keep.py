@@ -44,6 +44,8 @@ REFILL_PAUSE = 600.0
 """Seconds between two times that sources are asked to say everything anew: a disk that damages whatever is written on it must not have an
 API server list everything without end. The first time is at once.
 """
+TROUBLES = (sqlite3.Error, OSError, MemoryError, BrokenError)
+"""What may come of a file, MemoryError too where one says of something that it is huge."""
 T = TypeVar("T")
 
 
@@ -192,6 +194,8 @@ class Keeper:
         self._meter = meter or NoKeepMeter()
         self._books: dict[str, Book] = {}
         self._file: Snapshot | None = None
+        self._stays = ""
+        """Why the file that is there is broken, where it could not be set aside."""
         self._thread = ThreadPoolExecutor(1, "keep")
         self._wake = asyncio.Event()
         self._confirmed_at: dict[str, float] = {}
@@ -246,14 +250,15 @@ class Keeper:
             for book in due:
                 book.refill()
 
-    def _lose(self, why: str, books: Iterable[Book]) -> None:
+    def _lose(self, error: BrokenError, books: Iterable[Book]) -> None:
         """The file is gone, and with it the rows of these books."""
         self._file = None
+        self._stays = str(error) if error.stays else ""
         for book in books:
             book.lose()
         self._meter.damaged()
         self._meter.waiting(self._waiting())
-        self.trouble = f"the file was damaged and is set aside, and is being filled anew: {why}"
+        self.trouble = f"the file was damaged and is set aside, and is being filled anew: {error}"
         log.error("what the sources say is not kept for now; everything else goes on", path=str(self.path), error=self.trouble)
         self._wake.set()
 
@@ -283,7 +288,7 @@ class Keeper:
     def _settle(self, batches: Iterable[Batch], error: str | BrokenError | None) -> None:
         if isinstance(error, BrokenError):
             self._meter.failed()
-            self._lose(str(error), self._books.values())
+            self._lose(error, self._books.values())
             return
         for batch in batches:
             book, part = batch.book, batch.part
@@ -323,7 +328,7 @@ class Keeper:
     def _open(self) -> None:
         try:
             self._file = Snapshot(self.path)
-        except (sqlite3.Error, OSError) as error:
+        except TROUBLES as error:
             self.trouble = f"the file cannot be opened: {error}"
             log.error("what the sources say cannot be kept; everything else goes on", path=str(self.path), error=self.trouble)
 
@@ -331,7 +336,7 @@ class Keeper:
         kept = await self._on_thread(lambda: self._read(book.source))
         if isinstance(kept, BrokenError):
             # Who loads has put nothing yet, and will say everything. Others have read what is gone now, and go on from there.
-            self._lose(str(kept), [other for other in self._books.values() if other is not book])
+            self._lose(kept, [other for other in self._books.values() if other is not book])
             return None
         if kept is None:
             return None
@@ -345,7 +350,7 @@ class Keeper:
             return self._file.read(source) if self._file is not None else None
         except BrokenError as error:
             return error
-        except (sqlite3.Error, OSError) as error:
+        except TROUBLES as error:
             log.error("what was kept cannot be read", path=str(self.path), source=source, error=str(error))
             return None
 
@@ -353,11 +358,11 @@ class Keeper:
         """Why it failed, or None."""
         try:
             if self._file is None:
-                self._file = Snapshot(self.path)
+                self._file, self._stays = Snapshot(self.path, self._stays), ""
             self._file.write([batch.part for batch in batches])
         except BrokenError as error:
             return error
-        except (sqlite3.Error, OSError) as error:
+        except TROUBLES as error:
             return str(error)
         return None
 

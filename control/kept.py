@@ -1,7 +1,11 @@
 """The file in which what sources said is kept: one SQLite file with a row per origin. Synchronous; the keeper calls it on its thread.
 
 Everything that is written at one time is one transaction. The write-ahead log with an exclusive lock needs no shared memory, which on
-a full disk would be a SIGBUS instead of an error. Each value has a checksum, since SQLite notices broken pages and no flipped bits.
+a full disk would be a SIGBUS instead of an error.
+
+SQLite notices broken pages and no flipped bits: one may change a value, or end a scan of a table where a key is out of its order. So each
+row has a checksum, and each source the number and the sum of the checksums of its rows, under a checksum of its own. They are kept up
+with what changes, and compared when all is read.
 """
 
 from __future__ import annotations
@@ -9,11 +13,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mesh.io.log import Log
 
@@ -21,26 +26,40 @@ log = Log("keep")
 
 APPLICATION = 0x43756C76
 """SQLite's application_id: "Culv"."""
-SCHEMA = 1
+SCHEMA = 2
 LOCKED = 5.0
 """Seconds to wait for another process to let go of the file, as when one control plane follows another."""
 ASIDE = ".aside"
 COMPANIONS = ("", "-wal", "-shm", "-journal")
 
 TABLES = """
-CREATE TABLE sources (name TEXT PRIMARY KEY, confirmed REAL NOT NULL, complete INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE sources (
+    name TEXT PRIMARY KEY, confirmed REAL NOT NULL, complete INTEGER NOT NULL, rows INTEGER NOT NULL, sum INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE kept (
-    source TEXT NOT NULL, origin TEXT NOT NULL, accepted INTEGER NOT NULL, value BLOB NOT NULL, checksum INTEGER NOT NULL,
-    last BLOB, last_checksum INTEGER, PRIMARY KEY (source, origin)
+    source TEXT NOT NULL, origin TEXT NOT NULL, accepted INTEGER NOT NULL, value BLOB NOT NULL, last BLOB, checksum INTEGER NOT NULL,
+    PRIMARY KEY (source, origin)
 ) WITHOUT ROWID;
 """
-# What is refused keeps what was accepted before it: the row's own value if that was, else what the row keeps already.
-REFUSE = """
-INSERT INTO kept VALUES (:source, :origin, 0, :value, :checksum, NULL, NULL) ON CONFLICT DO UPDATE SET
-    last = CASE accepted WHEN 1 THEN value ELSE last END, last_checksum = CASE accepted WHEN 1 THEN checksum ELSE last_checksum END,
-    accepted = 0, value = :value, checksum = :checksum
-"""
-PUT = "INSERT OR REPLACE INTO kept VALUES (:source, :origin, :accepted, :value, :checksum, :last, :last_checksum)"
+T = TypeVar("T")
+BITS = (1 << 63) - 1
+"""Of a checksum, and of a sum of them: what SQLite's integers hold."""
+PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+"""Errors that say nothing of the file's content. SQLite's others do: our statements are right, so a table that is missing was damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,37 +102,90 @@ class Part:
     forget: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the file says of all rows of a source: how many they are, and the sum of their checksums."""
+
+    confirmed: float = 0.0
+    complete: bool = False
+    rows: int = 0
+    sum: int = 0
+
+    def checksum(self, source: str) -> int:
+        return _digest(source, self.confirmed, self.complete, self.rows, self.sum)
+
+
 class BrokenError(Exception):
-    """The file is not what we wrote."""
+    """The file is not what we wrote. `stays`: nor could it be set aside, and opening it would not always find that it is damaged."""
+
+    stays = False
 
 
 class Snapshot:
-    """An open file. OSError or sqlite3.Error where it cannot be used now; what is broken or foreign is set aside, and a new one begun."""
+    """An open file. OSError or sqlite3.Error where it cannot be used now; what is broken or foreign is set aside, and a new one begun.
+    `broken`: why what is there is, if that is known.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, broken: str = "") -> None:
         self._path = path
+        self._files: dict[Path, os.stat_result] = {}
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if broken:
+            self._set_aside(broken)
         try:
             self._connection = self._connect()
         except BrokenError as error:
             self._set_aside(str(error))
             self._connection = self._connect()
+        self._note()
 
     def read(self, source: str) -> Kept | None:
         """What is kept of a source, if it is whole. A value that does not fit its checksum spoils all of the file: BrokenError."""
         with self._whole():
-            found = self._connection.execute("SELECT confirmed, complete FROM sources WHERE name = ?", (source,)).fetchone()
-            if found is None or not found[1]:
+            standing = _standing(self._connection, source)
+            if not standing.complete:
                 return None
-            rows = self._connection.execute(
-                "SELECT origin, accepted, value, checksum, last, last_checksum FROM kept WHERE source = ?", (source,)
-            )
-            return Kept(tuple(_row(*row) for row in rows), found[0])
+            rows, total = [], 0
+            for found in self._connection.execute("SELECT origin, accepted, value, last, checksum FROM kept WHERE source = ?", (source,)):
+                row, checksum = _row(source, *found)
+                rows.append(row)
+                total = (total + checksum) & BITS
+            if (len(rows), total) != (standing.rows, standing.sum):
+                raise BrokenError(
+                    f"it does not hold what it held of {source}: {len(rows)} rows are not the {standing.rows} that were written"
+                )
+            return Kept(tuple(rows), standing.confirmed)
 
     def write(self, parts: list[Part]) -> None:
-        """All of it, or nothing: sqlite3.Error, and the file is as it was. BrokenError where it was damaged since it was opened."""
+        """All of it, or nothing: sqlite3.Error, and the file is as it was. BrokenError where it was damaged since it was opened, or
+        removed, replaced or cut by somebody.
+        """
         with self._whole():
+            self._check_there()
             self._write(parts)
+            self._note()
+
+    def _check_there(self) -> None:
+        """SQLite goes on with an open file that has no name any more, and with what it remembers of one that was cut."""
+        for path, before in self._files.items():
+            try:
+                now = os.lstat(path)
+            except FileNotFoundError as error:
+                raise BrokenError(f"{path} was removed") from error
+            if (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino):
+                raise BrokenError(f"{path} was replaced")
+            if now.st_size < before.st_size:
+                raise BrokenError(f"{path} was cut")
+
+    def _note(self) -> None:
+        """What the files are now. While we have them open, they never become smaller by us."""
+        for end in ("", "-wal"):
+            path = Path(f"{self._path}{end}")
+            with suppress(FileNotFoundError):  # the log, before it is first written; else `_check_there` finds that, next time
+                now = os.lstat(path)
+                before = self._files.get(path, now)
+                if (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino):
+                    self._files[path] = now
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -123,22 +195,18 @@ class Snapshot:
                 yield
         except BrokenError as error:
             self._connection.close()
-            with suppress(OSError):  # then it is found, and set aside, when it is opened
+            try:
                 self._set_aside(str(error))
+            except OSError as failure:
+                error.stays = True
+                log.error("what is damaged cannot be set aside", path=str(self._path), error=str(failure))
             raise
 
     def _write(self, parts: list[Part]) -> None:
         with self._connection as transaction:  # commits, or rolls back
             transaction.execute("BEGIN IMMEDIATE")
             for part in parts:
-                if part.forget:
-                    transaction.execute("DELETE FROM kept WHERE source = ?", (part.source,))
-                elif transaction.execute("SELECT complete FROM sources WHERE name = ?", (part.source,)).fetchone() != (1,):
-                    # Changes to another file than this, which would be taken for all that there is.
-                    raise BrokenError(f"it does not hold what was written of {part.source}")
-                for origin, change in part.changes.items():
-                    _write(transaction, part.source, origin, change)
-                transaction.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?)", (part.source, part.confirmed, part.whole))
+                _write(transaction, part)
 
     def close(self) -> None:
         self._connection.close()
@@ -192,36 +260,90 @@ def _broken() -> Iterator[None]:
     """What SQLite says of a file that is none of its own, or damaged. What else it says passes."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise BrokenError(str(error)) from error
+    except UnicodeDecodeError as error:  # a message of SQLite's that quotes what is damaged
+        raise BrokenError(f"it is damaged ({error})") from error
+    except sqlite3.ProgrammingError:  # our mistake, such as a file that is closed
         raise
+    except sqlite3.DatabaseError as error:
+        # Text that is none has no code: it is Python's module that finds it.
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in PASSING:
+            raise
+        raise BrokenError(str(error)) from error
 
 
-def _write(transaction: sqlite3.Connection, source: str, origin: str, change: Pending) -> None:
+def _write(transaction: sqlite3.Connection, part: Part) -> None:
+    source = part.source
+    if part.forget:
+        transaction.execute("DELETE FROM kept WHERE source = ?", (source,))
+        rows, total = 0, 0
+    else:
+        before = _standing(transaction, source)
+        if not before.complete:
+            # Changes to another file than this, which would be taken for all that there is.
+            raise BrokenError(f"it does not hold what was written of {source}")
+        rows, total = before.rows, before.sum
+    for origin, change in part.changes.items():
+        old, new = _change(transaction, source, origin, change)
+        rows += (new is not None) - (old is not None)
+        total = (total - (old or 0) + (new or 0)) & BITS
+    after = Standing(float(part.confirmed), part.whole, rows, total)
+    transaction.execute(
+        "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)",
+        (source, after.confirmed, after.complete, after.rows, after.sum, after.checksum(source)),
+    )
+
+
+def _change(transaction: sqlite3.Connection, source: str, origin: str, change: Pending) -> tuple[int | None, int | None]:
+    """The checksum of the row that there was, and of that which there is now; None for no row."""
+    had = transaction.execute("SELECT checksum FROM kept WHERE source = ? AND origin = ?", (source, origin)).fetchone()
+    old = _typed(had[0], int) if had is not None else None
     if change.value is None:
         transaction.execute("DELETE FROM kept WHERE source = ? AND origin = ?", (source, origin))
-        return
-    row = {
-        "source": source,
-        "origin": origin,
-        "accepted": change.accepted,
-        "value": change.value,
-        "checksum": _checksum(origin, change.accepted, change.value),
-        "last": change.last,
-        "last_checksum": _checksum(origin, True, change.last) if change.last is not None else None,
-    }
-    if not change.accepted and change.last is None and not change.anew:
-        transaction.execute(REFUSE, row)
-    else:
-        transaction.execute(PUT, row)
+        return old, None
+    last = change.last
+    if old is not None and not change.accepted and last is None and not change.anew:
+        # What is refused keeps what was accepted before it: the row's own value if that was, else what the row keeps already.
+        row = transaction.execute("SELECT accepted, value, last FROM kept WHERE source = ? AND origin = ?", (source, origin)).fetchone()
+        accepted, value, kept = row
+        _row(source, origin, accepted, value, kept, old)
+        last = value if accepted else kept
+    new = _checksum(source, origin, change.accepted, change.value, last)
+    transaction.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?)", (source, origin, change.accepted, change.value, last, new))
+    return old, new
 
 
-def _row(origin: str, accepted: int, value: bytes, checksum: int, last: bytes | None, last_checksum: int | None) -> Row:
-    if checksum != _checksum(origin, bool(accepted), value) or (last is not None and last_checksum != _checksum(origin, True, last)):
+def _standing(connection: sqlite3.Connection, source: str) -> Standing:
+    """As for nothing, where it says nothing."""
+    found = connection.execute("SELECT confirmed, complete, rows, sum, checksum FROM sources WHERE name = ?", (source,)).fetchone()
+    if found is None:
+        return Standing()
+    confirmed, complete, rows, total, checksum = found
+    standing = Standing(_typed(confirmed, float), bool(_typed(complete, int)), _typed(rows, int), _typed(total, int))
+    if checksum != standing.checksum(source):
+        raise BrokenError(f"how much it holds of {source} is damaged")
+    return standing
+
+
+def _row(source: str, origin: Any, accepted: Any, value: Any, last: Any, checksum: Any) -> tuple[Row, int]:
+    """Columns hold any type where a bit is flipped."""
+    row = Row(_typed(origin, str), _typed(value, bytes), None if last is None else _typed(last, bytes))
+    if _typed(checksum, int) != _checksum(source, row.origin, bool(_typed(accepted, int)), row.value, row.last):
         raise BrokenError(f"what it says of {origin} is damaged")
-    return Row(origin, value, last)
+    return row, checksum
 
 
-def _checksum(origin: str, accepted: bool, value: bytes) -> int:
-    return zlib.crc32(value, zlib.crc32(b"%d %s" % (accepted, origin.encode())))
+def _typed(value: Any, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise BrokenError(f"it is damaged: {type(value).__name__} where {kind.__name__} was written")
+    return value
+
+
+def _checksum(source: str, origin: str, accepted: bool, value: bytes, last: bytes | None) -> int:
+    return _digest(source, origin, accepted, len(value), last is not None, content=(value, last or b""))
+
+
+def _digest(*fields: str | float, content: Iterable[bytes] = ()) -> int:
+    found = blake2b(repr(fields).encode(), digest_size=8)
+    for part in content:
+        found.update(part)
+    return int.from_bytes(found.digest()) & BITS

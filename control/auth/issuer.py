@@ -9,6 +9,7 @@ account and node. What cannot be known without the server is whether it still is
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,11 +118,13 @@ class Issuer:
         self._keep()
 
     def _keep(self) -> None:
-        """Anew too, where it was lost."""
-        if self._book is not None and self._kept:
+        """Anew too, where it was lost: then also that there is nothing."""
+        if self._book is None:
+            return
+        if self._kept:
             self._book.put(ORIGIN, self._kept)
             self._book.complete()
-            self._book.refilled()
+        self._book.refilled()
 
     def verify(self, token: str, audience: str, pods: Pods) -> Claims:
         """What the token proves by itself and by what was last seen of its pod. Unproved."""
@@ -150,7 +153,7 @@ class Issuer:
                 leeway=LEEWAY,
                 options={"require": ["exp", "iat", "nbf", "iss", "aud", "sub"]},
             )
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, RecursionError) as error:
             raise Unproved(str(error)) from error
         return claims_of(found)
 
@@ -192,6 +195,22 @@ def expiry(token: str) -> float:
         return float(found["exp"])
     except (jwt.PyJWTError, KeyError, TypeError, ValueError):
         return 0.0
+
+
+class _Said(msgspec.Struct):
+    aud: str | list[str] = []
+    exp: float = float("inf")
+
+
+def hopeless(token: str, audience: str, now: float) -> bool:
+    """Whether a token says itself that it is for somebody else, or expired. Not where it says nothing that can be read."""
+    parts = token.split(".")
+    try:
+        payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)) if len(parts) == 3 else b""
+        said = msgspec.json.decode(payload, type=_Said)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return audience not in ([said.aud] if isinstance(said.aud, str) else said.aud) or now > said.exp + LEEWAY
 
 
 def _name(entry: Any) -> str:

@@ -6,6 +6,10 @@
 The token has to be for our audience, so that one that was given to somebody else proves nothing to us. While the server cannot be asked,
 tokens are judged by the cluster's published keys (`issuer`): proxies must be able to renew certificates when the API server is
 away. A server that answers, with whatever, is not away. What is remembered is a hash of the token, never the token.
+
+Anybody can send made-up tokens, as many as they like. What says itself that it is for somebody else or expired is refused without a
+question. The others are asked about in places of which most are for tokens that the published keys prove, and some for the tunnels of nodes
+alone; the same keys say who does not wait behind whom. A question whose callers have all gone away is not asked.
 """
 
 from __future__ import annotations
@@ -15,14 +19,16 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from lightkube.models.authentication_v1 import TokenReviewSpec, TokenReviewStatus
 from lightkube.resources.authentication_v1 import TokenReview
 
 from control.auth import TRUSTED, Caller, Metadata, TooManyAsk
-from control.auth.issuer import SUBJECT, Issuer, Pods, Unproved, expiry
+from control.auth.issuer import SUBJECT, Issuer, Pods, Unproved, expiry, hopeless
 from control.kube.client import Api
 from control.kube.errors import Busy, KubeError, ServerFailed, Unreachable
 from mesh.io.log import Log
@@ -39,11 +45,12 @@ GOOD = 30.0
 BAD = 1.5
 """Seconds for which a no counts: a client that tries again and again costs the API server one question in that time."""
 MOST_KNOWN = 10_000
-AT_ONCE = 32
-"""Questions that the API server is asked at one time."""
-MOST_ASKED = 1024
+"""Of those that were accepted, and as many of the others."""
+AT_ONCE, AT_ONCE_UNPROVED = 32, 24
+"""Questions that the API server is asked at one time, and those of them that may be about tokens that the published keys do not prove."""
+MOST_ASKED, MOST_PROVED, MOST_UNPROVED = 1024, 768, 512
 """Tokens about which it is asked or to be asked: what has one of 16 KiB is 16 MiB. A server that answers in 20 ms is done with them in less
-than a second. Whoever comes beside them comes again.
+than a second. Whoever comes beside them comes again. Only a node's tunnel comes in beside 768, and only what is proved beside 512.
 """
 PATIENCE = 5.0
 AWAY = 5.0
@@ -52,7 +59,9 @@ AWAY = 5.0
 
 class ReviewMeter(Protocol):
     def reviewed(self, result: str) -> None:
-        """yes, no, cached, unreachable, failed, turned_away; and offline, offline_no: judged by the published keys."""
+        """yes, no, cached, unreachable, failed, turned_away; refused: without a question, by what it says itself; abandoned: its callers
+        went away before it was asked about; and offline, offline_no: judged by the published keys.
+        """
 
     def asking(self, tokens: int) -> None:
         """So many are asked about or wait for it."""
@@ -68,6 +77,23 @@ class NoReviewMeter:
 class Verdict:
     caller: Caller | None
     until: float
+
+
+class Standing(Enum):
+    """What can be said of a token before the API server is asked."""
+
+    UNPROVED = "nothing"
+    PROVED = "the published keys prove it, of a pod that was seen"
+    TUNNEL = "and that is a node's tunnel"
+
+
+@dataclass(eq=False, slots=True)
+class Question:
+    """`waiting`: callers who want to know. `asked`: it is on its way to the API server, and will be remembered."""
+
+    task: asyncio.Task[Caller | None] | None = None
+    waiting: int = 0
+    asked: bool = False
 
 
 class AwayError(Exception):
@@ -97,9 +123,12 @@ class TokenReviews:
         self._meter = meter or NoReviewMeter()
         self._now = now
         self._wall = wall
-        self._known: OrderedDict[bytes, Verdict] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[Caller | None]] = {}
+        # Apart: what strangers make up must not push out who is known.
+        self._accepted: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._others: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._asking: dict[bytes, Question] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots_unproved = asyncio.Semaphore(AT_ONCE_UNPROVED)
         self._away = False
         self._away_until = float("-inf")
         self._said = ""
@@ -109,51 +138,85 @@ class TokenReviews:
         if token is None:
             return None
         digest = hashlib.sha256(token.encode()).digest()
-        known = self._known.get(digest)
-        if known is not None and self._now() < known.until:
-            self._known.move_to_end(digest)
-            self._meter.reviewed("cached")
-            return known.caller
-        task = self._asking.get(digest)
-        if task is None:
-            if len(self._asking) >= MOST_ASKED:
-                self._meter.reviewed("turned_away")
-                raise TooManyAsk(f"{MOST_ASKED} callers wait to be known already")
-            task = self._asking[digest] = asyncio.create_task(self._judge(token, digest))
-            self._meter.asking(len(self._asking))
-            task.add_done_callback(lambda _: self._asked(digest))
-        # One caller that goes away must not take the answer from the others who wait for it.
-        return await asyncio.shield(task)
+        for table in (self._accepted, self._others):
+            known = table.get(digest)
+            if known is not None and self._now() < known.until:
+                table.move_to_end(digest)
+                self._meter.reviewed("cached")
+                return known.caller
+        if hopeless(token, self._audience, self._wall()):
+            self._meter.reviewed("refused")
+            return None
+        return await self._answer(self._asking.get(digest) or self._ask(token, digest), digest)
 
-    def _asked(self, digest: bytes) -> None:
-        self._asking.pop(digest, None)
+    def _ask(self, token: str, digest: bytes) -> Question:
+        standing = self._standing(token)
+        most = {Standing.UNPROVED: MOST_UNPROVED, Standing.PROVED: MOST_PROVED, Standing.TUNNEL: MOST_ASKED}[standing]
+        if len(self._asking) >= most:
+            self._meter.reviewed("turned_away")
+            raise TooManyAsk(f"{most} callers wait to be known already")
+        question = self._asking[digest] = Question()
+        question.task = asyncio.create_task(self._judge(token, digest, question, standing))
+        question.task.add_done_callback(lambda _: self._asked(digest, question))
         self._meter.asking(len(self._asking))
+        return question
 
-    async def _judge(self, token: str, digest: bytes) -> Caller | None:
+    async def _answer(self, question: Question, digest: bytes) -> Caller | None:
+        assert question.task is not None  # `_ask` gives it one
+        question.waiting += 1
         try:
-            caller = await self._review(token)
+            # One caller that goes away must not take the answer from the others who wait for it.
+            return await asyncio.shield(question.task)
+        finally:
+            question.waiting -= 1
+            if not question.waiting and not question.asked and not question.task.done():
+                self._asked(digest, question)  # at once: who comes now asks anew
+                self._meter.reviewed("abandoned")
+                question.task.cancel()
+
+    def _asked(self, digest: bytes, question: Question) -> None:
+        if self._asking.get(digest) is question:
+            del self._asking[digest]
+            self._meter.asking(len(self._asking))
+
+    def _standing(self, token: str) -> Standing:
+        if self._issuer is None or not self._issuer.known:
+            return Standing.UNPROVED
+        try:
+            claims = self._issuer.verify(token, self._audience, self._pods)
+        except Unproved:
+            return Standing.UNPROVED
+        caller = self._caller(claims.namespace, claims.account, claims.pod, claims.pod_uid, claims.node)
+        return Standing.TUNNEL if caller.impersonates else Standing.PROVED
+
+    async def _judge(self, token: str, digest: bytes, question: Question, standing: Standing) -> Caller | None:
+        try:
+            self._check_away()
+            async with self._slots_unproved if standing is Standing.UNPROVED else nullcontext(), self._slots:
+                question.asked = True
+                caller = await self._review(token)
         except AwayError:
             caller = self._offline(token)
         life = BAD
         if caller is not None:
             expires = expiry(token)
             life = min(GOOD, expires - self._wall()) if expires else GOOD
-        self._known[digest] = Verdict(caller, self._now() + life)
-        self._known.move_to_end(digest)
-        while len(self._known) > MOST_KNOWN:
-            self._known.popitem(last=False)
+        for table in (self._accepted, self._others):
+            table.pop(digest, None)
+        table = self._accepted if caller is not None else self._others
+        table[digest] = Verdict(caller, self._now() + life)
+        while len(table) > MOST_KNOWN:
+            table.popitem(last=False)
         return caller
 
     async def _review(self, token: str) -> Caller | None:
         """What the API server says. AwayError where it says nothing."""
-        self._check_away()
+        self._check_away()  # those before may have found out
         try:
             question = TokenReview(spec=TokenReviewSpec(token=token, audiences=[self._audience]))
-            async with self._slots:
-                self._check_away()  # those before may have found out
-                if self._away:
-                    self._away_until = self._now() + PATIENCE  # one finds out whether it is back, and only that one waits
-                review = await self._api.typed("create", RESOURCE, lambda client: client.create(question), PATIENCE)
+            if self._away:
+                self._away_until = self._now() + PATIENCE  # one finds out whether it is back, and only that one waits
+            review = await self._api.typed("create", RESOURCE, lambda client: client.create(question), PATIENCE)
         except (Unreachable, Busy, ServerFailed) as error:
             self._away, self._away_until = True, self._now() + AWAY
             self._meter.reviewed("unreachable")

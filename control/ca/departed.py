@@ -6,12 +6,13 @@ makes a step wait:
 - Only who was seen by this process to be there, and then seen to be gone, in every look for GRACE, is forgotten. After a restart nobody is
   who was gone before.
 - No look counts, and all begins anew, while any source is not synced or not current, or after a gap between two looks.
-- Who follows the CA, or is given a certificate, is there, whatever the sources say; it has to be seen anew before it can be gone.
+- Who follows the CA, or is given a certificate, is there, whatever the sources say; it has to be seen anew before it can be gone. So has
+  who follows while the sources say that it is not there: they are wrong about it, and its stream may break for a moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 GRACE = 600.0
@@ -34,7 +35,7 @@ class Departed:
     _since: dict[str, float] = field(default_factory=dict)
     _looked: float = float("-inf")
 
-    def look(self, holders: Iterable[str], now: float) -> None:
+    def look(self, holders: Iterable[str], now: float, following: Collection[str] = ()) -> None:
         """Of all of them. Those that are not named are not remembered."""
         there = self.sources()
         if there is None or now - self._looked > GAP:
@@ -47,7 +48,9 @@ class Departed:
         self._since = {name: since for name, since in self._since.items() if name in names}
         for name in names:
             found = there(name)
-            if found is False and name in self._seen:
+            if found is False and name in following:
+                self.shows(name)
+            elif found is False and name in self._seen:
                 self._since.setdefault(name, now)
             else:
                 self._since.pop(name, None)

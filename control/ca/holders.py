@@ -2,7 +2,14 @@
 
 A *holder* is a node (its tunnel asks for all of its pods) or a workload that asks for itself. May hold: those that the mesh expects to (the
 nodes on which its pods run), those that follow the CA, and those to which this replica has issued what is still alive. Has renewed: all
-streams of a holder say that they hold nothing from before. Is not waited for: whose pod is known to be gone (`departed`).
+streams of a holder say that they hold nothing from before. Is not waited for: whose pod is known to be gone (`departed`), and of whom no
+other replica says anything else.
+
+Others are asked by what they share anyway, the names of `State.held`. Who finds a holder gone (`doubtful`) replaces its name there by one
+with DOUBT, and says it no more. A replica that it follows, or for which it is not gone, puts the name there again within a second or two,
+beside the doubt: then it is waited for. So does one of a version before this, of everybody to whom it has issued. A dead one does not, and
+nobody follows it. Where the doubt stays alone for OBJECTION, who finds the holder gone by itself does not wait for it; others do. Only a
+replica that is cut off from the store is not heard: see docs/decisions/0013.
 """
 
 from __future__ import annotations
@@ -13,9 +20,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from control.auth import Caller
-from control.ca.departed import Departed, There
+from control.ca.departed import GRACE, Departed, There
+from control.ca.state import DOUBT, State
 
 MAX_REMEMBERED = 10_000
+OBJECTION = 60.0
+"""Seconds in which other replicas may say that they know of somebody who is gone: many times what a store takes to tell them that they are
+asked, and them to answer (`Store.settle`, `upkeep.TICK`).
+"""
 MAX_PROBLEM = 500  # characters
 SILENT = "it does not follow the CA: it renews at half of its certificate's life"
 GONE = "it is gone, and not waited for"
@@ -62,6 +74,11 @@ class Holders:
         self._departed = Departed(sources)
         self._monotonic = monotonic
         self._alive_until: dict[str, float] = {}
+        self._change: tuple[str, float] = ("", 0.0)
+        self._unclaimed: dict[str, float] = {}
+        """Since when nobody says that they hold anything, of those who are gone for us; monotonic."""
+        self._asked: dict[str, float] = {}
+        """When we asked last, of them too."""
         self._count = 0
 
     def issued(self, holder: str, not_after: float, now: float) -> None:
@@ -99,7 +116,7 @@ class Holders:
     def confirmed(self) -> set[str]:
         """The holders that follow and have renewed on every stream of theirs."""
         behind = {follower.holder for follower in self.followers.values() if follower.confirmed_at is None}
-        return {follower.holder for follower in self.followers.values()} - behind
+        return self._following() - behind
 
     def names(self, now: float) -> set[str]:
         """All who may hold a certificate."""
@@ -108,16 +125,48 @@ class Holders:
     def known(self, now: float) -> set[str]:
         """Those of them of whom this replica knows by itself."""
         alive = {name for name, end in self._alive_until.items() if end > now}
-        return alive | {follower.holder for follower in self.followers.values()}
+        return alive | self._following()
 
     def look(self, others: Iterable[str], now: float) -> None:
-        """See who is gone. To be called often. `others`: of whom other replicas know."""
-        self._departed.look(self.names(now).union(others), self._monotonic())
+        """See who is gone. To be called often. `others`: of whom other replicas know, or doubt."""
+        self._departed.look(self.names(now).union(name.removesuffix(DOUBT) for name in others), self._monotonic(), self._following())
+
+    def heard(self, state: State) -> None:
+        """What other replicas say, as of this state. To be called with each that is news, and before `gone` is asked for it."""
+        if self._change != (change := (state.token, state.since)):  # nobody has said anything of the new one
+            self._change = change
+            self._unclaimed.clear()
+            self._asked.clear()
+        now, lost = self._monotonic(), self._lost()
+        self._unclaimed = {name: self._unclaimed.get(name, now) for name in lost if name not in state.held}
+        self._asked = {name: at for name, at in self._asked.items() if name in lost}
+
+    def doubtful(self, state: State) -> set[str]:
+        """Of whom to ask the others: who is gone for us and not for all. Once in a while: see `asked`."""
+        due = self._monotonic() - GRACE
+        return {name for name in self._lost() if name in state.held and self._asked.get(name, due) <= due}
+
+    def asked(self, names: Iterable[str]) -> None:
+        """The others are asked of them now."""
+        self._asked |= dict.fromkeys(names, self._monotonic())
+
+    def claimed(self, now: float) -> set[str]:
+        """Whom others are to wait for, as this replica knows by itself."""
+        return self.known(now).difference(self._lost())
 
     def gone(self) -> dict[str, float]:
-        """Who is known to be gone as of the last look, for so many seconds."""
-        following = {follower.holder for follower in self.followers.values()}
+        """Who is known to be gone as of the last look, for so many seconds, and to no other replica to be there as of what was heard."""
+        now = self._monotonic()
+        since = {name: at for name, at in self._unclaimed.items() if now - at >= OBJECTION}
+        return {name: seconds for name, seconds in self._lost().items() if name in since}
+
+    def _lost(self) -> dict[str, float]:
+        """Who is gone, as far as this replica can tell."""
+        following = self._following()
         return {name: seconds for name, seconds in self._departed.gone().items() if name not in following}
+
+    def _following(self) -> set[str]:
+        return {follower.holder for follower in self.followers.values()}
 
     def view(self, now: float) -> list[dict[str, Any]]:
         """For people: one entry per holder and stream, those that do not follow too."""
@@ -134,7 +183,7 @@ class Holders:
             }
             for follower in self.followers.values()
         ]
-        silent = self.names(now) - {follower.holder for follower in self.followers.values()}
+        silent = self.names(now) - self._following()
         gone = self.gone()
         shown += [
             {

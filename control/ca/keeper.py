@@ -164,9 +164,15 @@ class Keeper:
         """What the next step of a change of root waits for."""
         found = state or self.state
         end = certificate(found.current.certificate, self.store.where, "certificate").not_valid_after_utc.timestamp()
-        now = self.clock()
-        self.holders.look(found.held, now)
-        return rotation.gate(found, self.holders.names(now), self.store.settle, end, self.holders.gone())
+        self.look(found)
+        return rotation.gate(found, self.holders.names(self.clock()), self.store.settle, end, self.holders.gone())
+
+    def look(self, state: State | None = None) -> None:
+        """See who is gone. Of a mounted CA nobody is: replicas that have one do not tell each other who follows them."""
+        if self.settings.mount is None:
+            found = state or self.state
+            self.holders.look(found.held, self.clock())
+            self.holders.heard(found)
 
     # The intermediate
 
@@ -196,6 +202,7 @@ class Keeper:
         self._metrics.expiry(authority, self.clock())
         if moved:
             self.holders.moved(authority.token, self.clock())
+        self.holders.heard(stored.state)
         for listener in self.listeners:
             listener.set()
         log.info(

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from control.ca.material import Material
-from control.ca.state import MAX_HOLDERS, Phase, State
+from control.ca.state import DOUBT, MAX_HOLDERS, Phase, State
 from mesh.model.errors import CulvertError
 
 CROWD = f"more than {MAX_HOLDERS} others"
@@ -59,7 +59,7 @@ def gate(state: State, holders: Iterable[str], settle: float, end: float = math.
     """`holders`: all who may hold a certificate, as this replica knows. `settle`: seconds until every replica has heard of a change. `end`:
     when what signs now expires, and with it all that it has signed. `gone`: who is not waited for.
     """
-    behind = state.held.union(holders) - state.confirmed
+    behind = {name.removesuffix(DOUBT) for name in state.held}.union(holders) - state.confirmed
     opens_at = min(state.outlived, end) if state.phase is Phase.INTRODUCED else state.outlived
     return Gate(tuple(sorted(behind.difference(gone))), opens_at, state.since + settle, tuple(sorted(behind.intersection(gone))))
 
@@ -118,17 +118,18 @@ def demand(state: State, now: float) -> State:
     return _moved(state, replace(state, epoch=state.epoch + 1), now)
 
 
-def hear(state: State, token: str, confirmed: Collection[str], held: Collection[str]) -> State:
-    """What a replica knows: of `confirmed`, that they hold nothing from before `token` any more; of `held`, that they may. Changes nothing
-    where the state has moved on since it learned that, or where it is no news. What does not fit makes a step wait, as for somebody who
-    never renews.
+def hear(state: State, token: str, confirmed: Collection[str], held: Collection[str], doubtful: Collection[str] = ()) -> State:
+    """What a replica knows: of `confirmed`, that they hold nothing from before `token` any more; of `held`, that they may; of `doubtful`,
+    that they are gone, unless another says anew that they may hold something. Changes nothing where the state has moved on since it
+    learned that, or where it is no news. What does not fit makes a step wait, as for somebody who never renews.
     """
     if token != state.token:
         return state
     renewed = state.confirmed.union(confirmed)
     if len(renewed) > MAX_HOLDERS:
         renewed = state.confirmed
-    known = state.held.union(set(held) - renewed)
+    asked = {name + DOUBT for name in doubtful}
+    known = state.held.difference(doubtful).union(asked, set(held) - renewed).difference(name + DOUBT for name in renewed)
     if len(known) > MAX_HOLDERS:
         known = state.held | {CROWD}
     return state if (renewed, known) == (state.confirmed, state.held) else replace(state, confirmed=renewed, held=known)

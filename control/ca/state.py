@@ -29,6 +29,10 @@ from mesh.model.errors import ConfigError, Refusal
 
 FORMAT = 1
 MAX_HOLDERS = 10_000
+DOUBT = " (gone?)"
+"""Follows a name in `held` of which a replica asks whether anybody knows it. For versions that do not know the question it is somebody who
+never renews.
+"""
 
 
 class Phase(Enum):
@@ -42,7 +46,8 @@ class State:
     """Times in Unix seconds.
 
     epoch: counts the demands to renew all leaves. since: when what peers must renew for last changed. held: callers that may hold leaves
-    from before that, as replicas which know of them have said since. confirmed: callers all of whose leaves are from after that.
+    from before that, as replicas which know of them have said since; with DOUBT, who was among them, and is gone for one of them.
+    confirmed: callers all of whose leaves are from after that.
     longest: the longest life of a leaf, in seconds, since `ceiling` was set; ceiling: until when leaves from before may live.
     """
 

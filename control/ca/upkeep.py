@@ -87,7 +87,7 @@ class Upkeep:
         while True:
             if (now := time.monotonic()) - looked >= PRESENCE:
                 looked = now
-                keeper.holders.look(keeper.state.held, keeper.clock())
+                keeper.look()
             self._metrics.expiry(keeper.authority, keeper.clock())
             followers = keeper.holders.followers.values()
             self._metrics.followers.set(len(followers))
@@ -109,9 +109,11 @@ class Upkeep:
         keeper = self._keeper
         if keeper.state.phase is Phase.STEADY:
             return
-        token, confirmed, held = keeper.state.token, keeper.holders.confirmed(), keeper.holders.known(keeper.clock())
-        if rotation.hear(keeper.state, token, confirmed, held) is not keeper.state:
-            await keeper.update(lambda state: rotation.hear(state, token, confirmed, held))
+        token, confirmed, held = keeper.state.token, keeper.holders.confirmed(), keeper.holders.claimed(keeper.clock())
+        doubtful = keeper.holders.doubtful(keeper.state)
+        if rotation.hear(keeper.state, token, confirmed, held, doubtful) is not keeper.state:
+            await keeper.update(lambda state: rotation.hear(state, token, confirmed, held, doubtful))
+            keeper.holders.asked(doubtful)
         if keeper.settings.mount is not None and keeper.gate().is_open(keeper.clock()):
             with contextlib.suppress(NotYet):
                 await (keeper.switch() if keeper.state.phase is Phase.INTRODUCED else keeper.retire())

@@ -22,8 +22,9 @@ from tests.control.ca.support import a_keeper
 
 
 @pytest.fixture
-def socket(tmp_path: Path) -> Iterator[Path]:
+def socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A CA in a thread, with a node that never renews, and a pod that is gone."""
+    monkeypatch.setattr("control.ca.holders.OBJECTION", 0.0)
     path, ready, loop = tmp_path / "command.sock", threading.Event(), asyncio.new_event_loop()
 
     async def serve() -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from control.ca import departed as module
+from control.ca import upkeep
 from control.ca.departed import GAP, GRACE, Departed
-from control.ca.holders import Holders, Report
-from control.ca.rotation import NotYet, gate, introduce
-from control.ca.state import Phase
+from control.ca.holders import OBJECTION, Holders, Report
+from control.ca.rotation import Gate, NotYet, gate, hear, introduce
+from control.ca.state import DOUBT, Phase, State
+from control.ca.store import MemoryStore
 from control.presence import presence
+from tests.control.ca.mounts import istio, put
 from tests.control.ca.support import Clock, a_keeper, a_state
-from tests.control.ca.test_keeper import running
+from tests.control.ca.test_keeper import running, until
 from tests.control.ca.test_rotation import material
 from tests.control.objects import pod, resolved
 from tests.control.plane import running as plane_running
@@ -87,23 +92,200 @@ def test_a_gate_does_not_wait_for_who_is_gone() -> None:
     assert (found.waiting, found.forgotten, found.is_open(1001)) == ((), ("shop/web-1",), True)
 
 
+class Watched:
+    """What a replica knows of holders that its source sees, or not. Others have nothing to say."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.there = True
+        self.holders = Holders(sources=lambda: lambda name: self.there, monotonic=lambda: self.now)
+
+    def look(self, times: int = 1, held: Iterable[str] = ()) -> dict[str, float]:
+        for _ in range(times):
+            self.holders.look(held, 0.0)
+            self.holders.heard(replace(STATE, held=frozenset(held)))
+            self.now += STEP
+        return self.holders.gone()
+
+
+STATE = State("td", material("A"), longest=100)
+ALL = ENOUGH + 1 + int(OBJECTION / STEP) + 1
+"""Looks after which who was there before is gone."""
+
+
 def test_who_follows_is_not_gone() -> None:
-    now = 0.0
-    there = True
-    holders = Holders(sources=lambda: lambda name: there, monotonic=lambda: now)
+    watched = Watched()
+    holders = watched.holders
     holders.issued(POD, 10**6, 0.0)
-    holders.look((), 0.0)
-    there = False
-    for _ in range(ENOUGH + 1):
-        now += STEP
-        holders.look(["shop/other"], 0.0)
-    assert holders.gone() == {POD: GRACE}
+    watched.look()
+    watched.there = False
+    assert POD in watched.look(ALL, ["shop/other"])
     (shown,) = holders.view(0.0)
-    assert (shown["gone"], shown["problem"]) == (GRACE, "it is gone, and not waited for")
+    assert shown["gone"] >= GRACE
+    assert shown["problem"] == "it is gone, and not waited for"
     number = holders.join(POD, "peer")
     assert holders.gone() == {}
     holders.leave(number)
     assert holders.gone() == {}, "it was there a moment ago"
+
+
+def test_who_follows_while_its_object_is_gone_is_not_forgotten_when_its_stream_breaks() -> None:
+    """Its node's object was deleted by mistake, say. It comes again within seconds."""
+    watched = Watched()
+    holders = watched.holders
+    holders.issued("n1", 10**6, 0.0)
+    number = holders.join("n1", "peer")
+    watched.look()
+    watched.there = False
+    watched.look(ALL)
+    holders.leave(number)
+    for _ in range(ALL):
+        assert watched.look() == {}, "nor later: what says that it is gone was wrong before"
+
+
+def test_who_followed_until_it_went_is_forgotten() -> None:
+    """As a pod that is deleted: its process ends first."""
+    watched = Watched()
+    watched.holders.issued(POD, 10**6, 0.0)
+    number = watched.holders.join(POD, "peer")
+    watched.look()
+    watched.holders.leave(number)
+    watched.there = False
+    assert POD in watched.look(ALL)
+
+
+def test_others_are_asked_once_in_a_while_and_have_time_to_answer() -> None:
+    watched = Watched()
+    holders, state = watched.holders, replace(introduce(STATE, material("B"), 0), held=frozenset({POD, "shop/web-1"}))
+    watched.look(1, state.held)
+    watched.there = False
+    watched.look(ENOUGH + 1, state.held)
+    holders.heard(state)
+    assert holders.doubtful(state) == {POD, "shop/web-1"}
+    asked = hear(state, state.token, (), holders.claimed(0.0), holders.doubtful(state))
+    assert asked.held == {POD + DOUBT, "shop/web-1" + DOUBT}
+    assert gate(asked, (), 0).waiting == (POD, "shop/web-1"), "for who finds nobody gone"
+    holders.asked(holders.doubtful(state))
+    answered = hear(asked, state.token, (), [POD])
+    holders.look(asked.held, 0.0)
+    holders.heard(asked)
+    assert (holders.gone(), holders.doubtful(asked)) == ({}, set())
+    watched.now += OBJECTION - 1
+    holders.look(answered.held, 0.0)
+    holders.heard(answered)
+    assert holders.gone() == {}
+    watched.now += 1
+    assert set(holders.gone()) == {"shop/web-1"}
+    found = gate(answered, (), 0, gone=holders.gone())
+    assert (found.waiting, found.forgotten) == ((POD,), ("shop/web-1",))
+    assert holders.doubtful(answered) == set()
+    watched.look(ENOUGH, answered.held)
+    assert holders.doubtful(answered) == {POD}
+    assert hear(answered, state.token, [POD, "shop/web-1"], ()).held == {POD}, "who has renewed is no question"
+
+
+def test_of_a_new_change_nobody_has_answered_yet() -> None:
+    watched = Watched()
+    watched.holders.issued(POD, 10**6, 0.0)
+    watched.look()
+    watched.there = False
+    assert POD in watched.look(ALL)
+    watched.holders.heard(introduce(STATE, material("B"), 0))
+    assert watched.holders.gone() == {}
+
+
+class Before(Holders):
+    """Of a replica of the version before this: it says of everybody whom it knows that it may hold something."""
+
+    def claimed(self, now: float) -> set[str]:
+        return self.known(now)
+
+    def doubtful(self, state: State) -> set[str]:
+        return set()
+
+
+@pytest.mark.parametrize(
+    ("other", "waits"),
+    [
+        ("it follows it", True),
+        ("it issued to it, and has not seen it", True),
+        ("it is of the version before", True),
+        ("it finds it gone too", False),
+        ("it has ended", False),
+        ("it does not know it", False),
+    ],
+)
+def test_a_replica_does_not_forget_who_is_there_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, waits: bool
+) -> None:
+    monkeypatch.setattr(upkeep, "TICK", 0.02)
+    now, there = 0.0, {POD}
+
+    def sees(name: str) -> bool:
+        return name in there
+
+    async def main() -> None:
+        nonlocal now
+        kind = Before if other == "it is of the version before" else Holders
+        blind = other == "it issued to it, and has not seen it"
+        ours = Holders(sources=lambda: sees, monotonic=lambda: now)
+        theirs = kind(sources=lambda: None if blind else sees, monotonic=lambda: now)
+        a, b = (a_keeper(tmp_path / "ca", holders=each) for each in (ours, theirs))
+        ours.issued(POD, a.clock() + 80_000, a.clock())
+        async with running(a), AsyncExitStack() as life:
+            await life.enter_async_context(running(b))
+            if other == "it follows it":
+                theirs.join(POD, "peer")
+            elif other != "it does not know it":
+                theirs.issued(POD, b.clock() + 80_000, b.clock())
+            await a.introduce()
+            await until(lambda: POD in b.state.held)
+
+            def look(times: int) -> Gate:
+                nonlocal now
+                for _ in range(times):
+                    now += STEP
+                    b.gate()
+                    found = a.gate()
+                return found
+
+            look(1)
+            if other == "it has ended":
+                await life.aclose()
+            there.clear()
+            assert look(ENOUGH + 1).waiting == (POD,), "the other has not been asked"
+            await until(lambda: POD + DOUBT in a.state.held)
+            if waits:
+                await until(lambda: POD in a.state.held)
+            else:
+                await until(lambda: POD not in a.state.held)
+            found = look(2)
+            assert ((POD in found.waiting), (POD in found.forgotten)) == (waits, not waits)
+            await until(lambda: found.settled_at <= a.clock())
+            if waits:
+                with pytest.raises(NotYet, match=f"renewed: {POD};"):
+                    await a.switch()
+            else:
+                await a.switch()
+
+    asyncio.run(main())
+
+
+def test_of_a_mounted_ca_whose_state_is_not_shared_nobody_is_forgotten(tmp_path: Path) -> None:
+    """Another replica may be followed by whom this one finds gone, and could not say so."""
+    watched = Watched()
+
+    async def main() -> None:
+        keeper = a_keeper(MemoryStore(""), mount=put(tmp_path / "mount", istio()), holders=watched.holders)
+        await keeper.start()
+        watched.holders.issued(POD, keeper.clock() + 80_000, keeper.clock())
+        keeper.gate()
+        watched.there = False
+        for _ in range(2 * ALL):
+            watched.now += STEP
+            assert keeper.gate().waiting == (POD,)
+
+    asyncio.run(main())
 
 
 def test_a_change_goes_on_without_a_pod_that_is_gone_and_waits_for_one_that_came_back(tmp_path: Path) -> None:
@@ -120,8 +302,10 @@ def test_a_change_goes_on_without_a_pod_that_is_gone_and_waits_for_one_that_came
             await keeper.introduce()
             for _ in range(ENOUGH + 1):
                 now += STEP
-                waiting = keeper.gate().waiting
-            assert waiting == ()
+                keeper.gate()
+            await until(lambda: not {POD, "shop/web-1"} & keeper.state.held)
+            now += OBJECTION
+            assert keeper.gate().waiting == ()
             there.add("shop/web-1")
             await asyncio.sleep(keeper.store.settle)
             with pytest.raises(NotYet, match="renewed: shop/web-1;"):
@@ -163,6 +347,7 @@ def test_who_is_there(holder: str, there: bool | None) -> None:
 
 def test_the_control_plane_asks_its_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE", 0.0)
+    monkeypatch.setattr("control.ca.holders.OBJECTION", 0.0)
 
     async def main() -> None:
         a, b = pod("a"), pod("b", "10.0.0.2")

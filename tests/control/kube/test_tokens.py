@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from control.auth import Caller, TooManyAsk
 from control.auth.issuer import CONFIGURATION, KEYS, Issuer, Unproved, expiry
-from control.auth.kubernetes import AT_ONCE, AWAY, TokenReviews, bearer
-from control.keep import Keeper
+from control.auth.kubernetes import AT_ONCE, AT_ONCE_UNPROVED, AWAY, TokenReviews, bearer
+from control.keep import Filling, Keeper
 from control.sources.kubernetes import Kind
 from control.sources.kubernetes.kinds import CORE_KINDS
 from control.sources.kubernetes.read import Reader
@@ -249,7 +250,7 @@ def test_many_who_ask_at_once_are_one_question(desk: Desk) -> None:
 def test_of_those_who_wait_there_is_a_bound_and_a_server_that_is_away_is_not_asked_for_each(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("control.auth.kubernetes.MOST_ASKED", 100)
+    bounds(monkeypatch, 100, 100, 100)
     monkeypatch.setattr("control.auth.kubernetes.PATIENCE", 0.05)
 
     async def test() -> None:
@@ -275,31 +276,123 @@ def test_of_those_who_wait_there_is_a_bound_and_a_server_that_is_away_is_not_ask
     asyncio.run(test())
 
 
-def test_who_goes_away_while_it_waits_makes_room(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at once: what is asked is asked to its end, and remembered."""
-    monkeypatch.setattr("control.auth.kubernetes.MOST_ASKED", 1)
+def bounds(monkeypatch: pytest.MonkeyPatch, unproved: int, proved: int, tunnels: int) -> None:
+    for name, bound in (("MOST_UNPROVED", unproved), ("MOST_PROVED", proved), ("MOST_ASKED", tunnels)):
+        monkeypatch.setattr(f"control.auth.kubernetes.{name}", bound)
+
+
+def test_strangers_leave_room_for_who_is_proved_and_those_for_tunnels(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds(monkeypatch, 40, 42, 44)
+    value = pod("web-1")
+    value["metadata"]["uid"] = "u-w"
+    value["spec"].update({"serviceAccountName": "web", "nodeName": "n1"})
+    desk.pods.known["shop", "web-1"] = as_pod(value)
+    bound = {"namespace": "shop", "pod": {"name": "web-1", "uid": "u-w"}, "serviceaccount": {"name": "web"}}
+
+    def web(number: int) -> str:
+        return token(jti=str(number), sub="system:serviceaccount:shop:web", bound=bound)
 
     async def test() -> None:
-        first = asyncio.create_task(desk.who("first"))
-        await asyncio.sleep(0)
-        first.cancel()
-        with pytest.raises(TooManyAsk):
-            await desk.who("second")
-        while desk.waiting:
+        await desk.issuer.fetch()
+        desk.cluster.fail(Hang(), "create")
+        tasks = []
+
+        async def ask(text: str) -> None:
+            tasks.append(asyncio.create_task(desk.who(text)))
+            await asyncio.sleep(0)
+
+        for number in range(40):
+            await ask(f"made-up-{number}")
+        while desk.asked < AT_ONCE_UNPROVED:
             await asyncio.sleep(0.001)
-        assert await desk.who("second") == ZTUNNEL
+        with pytest.raises(TooManyAsk):
+            await desk.who(token(OTHER))
+        for number in range(2):
+            await ask(web(number))
+        with pytest.raises(TooManyAsk):
+            await desk.who(web(2))
+        for number in range(2):
+            await ask(token(jti=str(number)))
+        with pytest.raises(TooManyAsk):
+            await desk.who(token(jti="2"))
+        assert (desk.waiting, desk.counts) == (44, {"turned_away": 3})
+        while desk.asked < AT_ONCE_UNPROVED + 4:  # beside the strangers who wait, not behind them
+            await asyncio.sleep(0.001)
+        assert desk.asked == AT_ONCE_UNPROVED + 4
+        for task in tasks:
+            task.cancel()
 
     asyncio.run(test())
 
 
-def test_what_is_remembered_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [token(aud=["vault"]), token(aud="vault"), token(aud=[]), "e30.e30.x", token(OTHER, "other", exp=NOW - 61)],
+    ids=["another audience", "one", "none", "nothing", "expired"],
+)
+def test_what_says_itself_that_it_proves_nothing_is_not_asked_about(desk: Desk, text: str) -> None:
+    assert asyncio.run(desk.who(text)) is None
+    assert (desk.asked, desk.counts) == (0, {"refused": 1})
+
+
+DEEP = base64.urlsafe_b64encode(b"[" * 9000).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["opaque", "a.b.c", f"{DEEP}.{token().split('.')[1]}.x", f"e30.{DEEP}.x", token(aud=7), token(exp="soon"), token(aud="istio-ca")],
+    ids=["opaque", "no base64", "a deep head", "a deep body", "a number", "a word", "a good one"],
+)
+def test_what_says_nothing_that_can_be_read_is_asked_about(desk: Desk, text: str) -> None:
+    async def test() -> None:
+        await desk.issuer.fetch()
+        assert await desk.who(text) == ZTUNNEL
+
+    asyncio.run(test())
+    assert desk.asked == 1
+
+
+def test_a_question_whose_callers_are_all_gone_is_not_asked(desk: Desk) -> None:
+    async def test() -> None:
+        desk.cluster.fail(Hang(), "create")
+        asked = [asyncio.create_task(desk.who(f"asked-{number}")) for number in range(AT_ONCE_UNPROVED)]
+        while desk.asked < AT_ONCE_UNPROVED:
+            await asyncio.sleep(0.001)
+        one, other = (asyncio.create_task(desk.who("waits")) for _ in range(2))
+        await asyncio.sleep(0)
+        assert desk.waiting == AT_ONCE_UNPROVED + 1
+        one.cancel()
+        asked[0].cancel()  # which is asked to its end, and remembered
+        await asyncio.wait([one, asked[0]])
+        assert (desk.waiting, desk.counts) == (AT_ONCE_UNPROVED + 1, {})
+        other.cancel()
+        await asyncio.wait([other])
+        assert (desk.waiting, desk.counts) == (AT_ONCE_UNPROVED, {"abandoned": 1})
+        again = asyncio.create_task(desk.who("waits"))
+        await asyncio.sleep(0)
+        assert desk.waiting == AT_ONCE_UNPROVED + 1
+        for task in (again, *asked):
+            task.cancel()
+
+    asyncio.run(test())
+
+
+def test_what_is_remembered_is_bounded_and_made_up_tokens_push_out_no_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("control.auth.kubernetes.MOST_KNOWN", 5)
 
     async def test() -> None:
         for number in range(20):
             await desk.who(f"token-{number}")
-        assert len(desk.reviews._known) == 5
-        assert all(b"token" not in digest for digest in desk.reviews._known)
+        desk.cluster.review = lambda token, audiences: {"authenticated": False}
+        for number in range(20):
+            await desk.who(f"made-up-{number}")
+        for table in (desk.reviews._accepted, desk.reviews._others):
+            assert len(table) == 5
+            assert all(b"token" not in digest for digest in table)
+        asked = desk.asked
+        for number in range(15, 20):
+            assert await desk.who(f"token-{number}") == ZTUNNEL
+        assert desk.asked == asked
 
     asyncio.run(test())
 
@@ -391,7 +484,17 @@ BAD: dict[str, Callable[[], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_token_does_not(desk: Desk, name: str) -> None:
     assert away(desk, BAD[name]()) is None
-    assert desk.counts == {"unreachable": 1, "offline_no": 1}
+    assert desk.counts in ({"unreachable": 1, "offline_no": 1}, {"refused": 1})
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_keys_prove_no_bad_token(desk: Desk, name: str) -> None:
+    async def test() -> None:
+        await desk.issuer.fetch()
+        with pytest.raises(Unproved):
+            desk.issuer.verify(BAD[name](), "istio-ca", desk.pods)
+
+    asyncio.run(test())
 
 
 @pytest.mark.parametrize(
@@ -473,6 +576,31 @@ def test_keys_are_put_anew_where_what_was_kept_is_lost(desk: Desk, tmp_path: Pat
             assert not book.rows
             book.refill()
             assert not book.asks
+        await keeper.close()
+
+    asyncio.run(test())
+
+
+def test_where_there_are_no_keys_what_was_lost_is_made_good_without(desk: Desk, tmp_path: Path) -> None:
+    async def test() -> None:
+        keeper = Keeper(tmp_path / "keep.db")
+        await keeper.open()
+        book = keeper.book("tokens")
+        issuer = Issuer(desk.api, book, lambda: desk.wall)
+        book.lose()
+        book.refill()
+        assert await keeper.flush()
+        assert book.filling is Filling.NOT
+        await issuer.fetch()
+        await keeper.close()
+        await keeper_again(tmp_path)
+
+    async def keeper_again(where: Path) -> None:
+        keeper = Keeper(where / "keep.db")
+        await keeper.open()
+        kept = await keeper.book("tokens").load()
+        assert kept is not None
+        assert [row.origin for row in kept.rows] == ["openid"]
         await keeper.close()
 
     asyncio.run(test())
