@@ -9,6 +9,9 @@ A refused document that is taken for a new version is *excused* by the last one,
 object excuses one document, and only a policy one that may be a policy. Where there are more documents than objects that they could be, or
 one goes that denied, none of them is excused, since one of them is new and nobody knows which. One that denies is never excused as long as
 it stays as it is.
+
+Of an origin of which nothing can be read (a disk's error, no UTF-8), all that it held stays, and excuses it: that something new is in it is
+less likely than that a mesh should stand still for a file of Services.
 """
 
 from __future__ import annotations
@@ -90,7 +93,9 @@ def held(had: Held, before: Said, now: Said, counts: Callable[[Key], bool]) -> H
     contested: dict[Guise, int] = {}
     for claim, count in claims.items():
         by = had.excused.get(claim)
-        if by is not None and came[claim] < edit and all(key in keys for key in by):
+        if not claim.words:
+            excused[claim] = ()
+        elif by is not None and came[claim] < edit and all(key in keys for key in by):
             excused[claim] = by
         elif (by is not None or came[claim] == edit) and claim not in barred and not (lost and claim.policy):
             asking[claim] = count

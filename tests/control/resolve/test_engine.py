@@ -194,7 +194,7 @@ def layered() -> tuple[Input[str, Any], list[Query[Any, Any]], Callable[[Engine,
 
 
 @given(EDITS)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_any_history_ends_where_a_fresh_start_does(history: list[list[Edit]]) -> None:
     numbers, results, place = layered()
     engine = Engine(results)
