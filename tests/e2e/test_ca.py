@@ -140,7 +140,9 @@ def test_a_drill_can_fail(mesh: Mesh) -> None:
     try:
         assert drill.stderr is not None
         assert "pairs of pods talk" in drill.stderr.readline()  # and nothing is renewed yet, for three seconds
+        drill.send_signal(signal.SIGSTOP)  # however long it takes to find the tunnel
         frozen = mesh.kill("node-2.ztunnel", signal.SIGSTOP)
+        drill.send_signal(signal.SIGCONT)
         output = drill.communicate(timeout=90)[0]
     finally:
         mesh_kill(frozen)
