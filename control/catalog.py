@@ -98,6 +98,11 @@ class Catalog:
         self._gone.clear()
         return changed
 
+    @property
+    def holding(self) -> int:
+        """How many names stay in force only because a misspelt or unreadable document may be what they are now."""
+        return len(self._holders)
+
     def origins(self, source: str) -> Iterable[str]:
         """The origins of one source that hold anything."""
         return [origin.name for origin in self._origins if origin.source == source]

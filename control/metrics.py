@@ -63,6 +63,9 @@ class Metrics:
         for reason in CUT_OFF:
             self.cut_off.labels(reason)
         self.refused_objects = Gauge("culvert_refused_objects", "Objects of the sources refused now", ["kind"], registry=self.registry)
+        self.held_objects = Gauge(
+            "culvert_held_objects", "Objects that stay in force for documents that cannot be told to be any", registry=self.registry
+        )
         self.unenforceable = Gauge("culvert_unenforceable_policies", "Policies that deny what they cover", registry=self.registry)
         self.services = Gauge("pilot_services", "Services known", registry=self.registry)
         self.workloads = Gauge("culvert_workloads", "Workloads known", registry=self.registry)

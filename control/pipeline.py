@@ -179,6 +179,7 @@ class Pipeline:
         metrics.services.set(len(mesh.services))
         metrics.policies.set(len(mesh.policies))
         metrics.unenforceable.set(mesh.unenforceable)
+        metrics.held_objects.set(mesh.catalog.holding)
         metrics.snapshot.set(self.tunnels.number)
         if (mesh.catalog.rejected, bool(changes.consequences)) == (self._rejected, False):
             return

@@ -256,6 +256,23 @@ def test_a_bad_version_of_an_accepted_policy_leaves_it_in_force_and_says_so(tmp_
     run(main)
 
 
+def test_a_policy_whose_kind_is_misspelt_later_stays_in_force_and_is_counted(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, {"a.yaml": pod("a", "10.0.0.1"), "p.yaml": POLICY}) as plane, plane.channel() as channel:
+            stream = Stream(channel)
+            await stream.start()
+            plane.write("p.yaml", POLICY.replace("AuthorizationPolicy", "AuthorizationPolcy"))
+            await stream.quiet()
+            (refusal,) = await refusals_of(plane)
+            assert (refusal["field"], refusal["consequence"]) == ("kind", "what this file held before stays in force")
+            assert "culvert_held_objects 1.0" in (await plane.http("/metrics"))[1]
+            plane.write("p.yaml", POLICY)
+            await stream.quiet()
+            assert "culvert_held_objects 0.0" in (await plane.http("/metrics"))[1]
+
+    run(main)
+
+
 def test_a_policy_that_was_never_accepted_denies_what_it_selects(tmp_path: Path) -> None:
     bad = POLICY.replace("principals", "principles")
 
