@@ -14,7 +14,7 @@ from tests.cluster.apiserver import ApiServer
 from tests.cluster.faultproxy import FaultProxy
 from tests.cluster.faults import Cut, Delay, Fault, Silence, Stale, call, error, gone, gone_event, status, too_many
 from tests.cluster.kubernetes import Follower, crd, delete_pod, establish, make_pod, retry, run_pod, slow
-from tests.control.test_keep import damage
+from tests.control.keeping import damage
 
 pytestmark = pytest.mark.cluster
 POLICIES = "authorizationpolicies.security.istio.io"

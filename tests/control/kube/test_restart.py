@@ -10,9 +10,9 @@ import pytest
 
 from control.keep import Keeper
 from mesh.model.manifest import Parsed
+from tests.control.keeping import damage
 from tests.control.kube.fake import Broken, FakeCluster
 from tests.control.kube.rig import FAST, POLICY, Rig, eventually, namespace, pod, policy, running
-from tests.control.test_keep import damage
 
 
 @pytest.fixture
