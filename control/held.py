@@ -11,7 +11,7 @@ one goes that denied, none of them is excused, since one of them is new and nobo
 it stays as it is.
 
 Of an origin of which nothing can be read (a disk's error, no UTF-8), all that it held stays, and excuses it: that something new is in it is
-less likely than that a mesh should stand still for a file of Services.
+less likely than that a mesh should stand still for a file of Services. Not where something of it denied.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def held(had: Held, before: Said, now: Said, counts: Callable[[Key], bool]) -> H
     contested: dict[Guise, int] = {}
     for claim, count in claims.items():
         by = had.excused.get(claim)
-        if not claim.words:
+        if not claim.words and claim not in barred and not lost:
             excused[claim] = ()
         elif by is not None and came[claim] < edit and all(key in keys for key in by):
             excused[claim] = by

@@ -155,17 +155,15 @@ def _ask(path: Path, command: str, **fields: object) -> dict[str, Any]:
 
 def _await(path: Path, shown: dict[str, Any], seconds: float) -> None:
     """Wait until everybody has renewed, and show where things are. Raises FailedError."""
+    from culvert.rehearsal.client import awaited
+
     deadline = time.monotonic() + seconds
-    while (behind := _behind(shown)) and time.monotonic() < deadline:
+    while (behind := [holder["holder"] for holder in awaited(shown)]) and time.monotonic() < deadline:
         time.sleep(POLL)
         shown = _ask(path, "show")
     _show(shown, as_json=False)
     if behind:
         raise FailedError(f"not renewed after {seconds:g} s: {', '.join(behind)}; the CA goes on waiting for them")
-
-
-def _behind(shown: dict[str, Any]) -> list[str]:
-    return [holder["holder"] for holder in shown["holders"] if not holder["renewed"] and holder["gone"] is None]
 
 
 def _show(shown: dict[str, Any], *, as_json: bool) -> None:

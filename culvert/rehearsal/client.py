@@ -39,3 +39,8 @@ def ask(path: Path, command: str, **fields: object) -> dict[str, Any]:
         raise Refused(str(answer["error"]))
     found: dict[str, Any] = answer["ca"]
     return found
+
+
+def awaited(shown: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of what the CA shows: the holders that have not renewed, but for those who are gone, for whom it does not wait."""
+    return [holder for holder in shown["holders"] if not holder["renewed"] and holder["gone"] is None]

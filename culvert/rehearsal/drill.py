@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from culvert.rehearsal.client import Refused, ask
+from culvert.rehearsal.client import Refused, ask, awaited
 from culvert.rehearsal.load import Load, Tally
 
 COMMANDS = {
@@ -102,8 +102,7 @@ async def _until_renewed(socket: Path, shown: dict[str, Any], patience: float) -
 
 def _unfinished(shown: dict[str, Any]) -> str:
     """What is still awaited, as a sentence; "" if nothing is."""
-    behind = [holder for holder in shown["holders"] if not holder["renewed"] and holder["gone"] is None]
-    if behind:
+    if behind := awaited(shown):
         return "not renewed: " + ", ".join(holder["holder"] + (f" ({holder['problem']})" if holder["problem"] else "") for holder in behind)
     gate = shown["gate"]
     return str(gate["reason"]) if gate is not None and not gate["open"] else ""

@@ -119,6 +119,20 @@ def test_a_file_of_which_nothing_can_be_read_is_excused_by_whatever_it_held() ->
         assert (list(found.objects), found.rejections[origin].kept) == ([Key("Service", "shop", "web")], KEPT_FILE)
 
 
+@pytest.mark.parametrize("denied_before", [SHOP, NAMELESS, KIND])
+def test_a_file_that_cannot_be_read_any_more_denies_on_if_something_of_it_did(denied_before: str) -> None:
+    found, origin = Catalog(), Origin("files", "a.yaml")
+    found.put(origin, parse_file(file(SERVICE, denied_before), "a.yaml"))
+    found.update()
+    for why in ("byte 3 is no UTF-8", "byte 4 is no UTF-8"):
+        garbled = Refused((Refusal("a.yaml", "", "", why, "UTF-8 text"),), "a.yaml", policy=True)
+        found.put(origin, Parsed((), (garbled,)))
+        found.update()
+        assert list(found.objects) == [Key("Service", "shop", "p")]
+        assert found.rejections[origin].kept == ""
+        assert [entry.policy for entry in found.rejections[origin].refused] == [True]
+
+
 def test_what_one_file_holds_ends_when_it_is_mended_there() -> None:
     found = after(WEB, KIND)
     assert kept(found) == [KEPT_FILE]

@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
+from tests.interop import plane
 from tests.interop.grpc_callers import Caller
 from tests.interop.grpc_echo import echo
-from tests.interop.grpc_mesh import ADDRESSES, NODE_HOST, TARGET, WAYPOINT, Mesh, mesh_in, rule
+from tests.interop.grpc_mesh import ADDRESSES, NODE_HOST, TARGET, Mesh, mesh_in, rule
 from tests.interop.proxied import eventually
 
 BOTH = {"v1", "v2"}
@@ -121,7 +122,7 @@ class Contract(ABC):
 
     def test_a_service_with_a_waypoint_is_called_at_its_address(self, mesh: Mesh) -> None:
         """Where, in a mesh, the tunnel of the client's node takes the call to the waypoint. What is written about it is not done before."""
-        mesh.running.put(waypoint=WAYPOINT)
+        mesh.running.put(waypoint=plane.WAYPOINT)
         mesh.route(rule("v1"))
         with echo("node", NODE_HOST) as node:
             target = mesh.address(NODE_HOST, node.port)

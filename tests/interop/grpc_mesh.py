@@ -26,17 +26,6 @@ kind: Service
 metadata: {name: reviews, namespace: shop}
 spec: {clusterIP: 10.96.0.5, selector: {app: reviews}, ports: [{port: 9080, name: grpc, targetPort: PORT}]}
 """
-WAYPOINT = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: shop}
-spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: waypoint, namespace: shop}
-spec: {clusterIP: 10.96.0.9, ports: [{port: 15008, name: hbone}]}
-"""
 NODE_HOST = "127.0.0.23"
 
 

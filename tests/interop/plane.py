@@ -19,6 +19,18 @@ from tests.control.plane import TOKENS
 
 T = TypeVar("T")
 SERVER_NAME = "istiod.istio-system.svc"
+WAYPOINT = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: waypoint, namespace: shop}
+spec: {clusterIP: 10.96.0.9, ports: [{port: 15008, name: hbone}]}
+"""
+"""One of namespace shop, which nobody runs: a client is to leave for it, or not."""
 
 
 @dataclass

@@ -101,20 +101,6 @@ def test_a_destination_rule_changes_a_cluster_whose_endpoints_stay(tmp_path: Pat
             assert proxy.ask("web.shop").server == "v1"
 
 
-WAYPOINT = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: shop}
-spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: waypoint, namespace: shop}
-spec: {clusterIP: 10.96.0.9, ports: [{port: 15008, name: hbone}]}
----
-"""
-
-
 @pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
 def test_a_service_with_a_waypoint_is_asked_at_its_address(tmp_path: Path, delta: bool) -> None:
     """Where, in a mesh, the tunnel of the client's node takes the request to the waypoint."""
@@ -125,7 +111,7 @@ def test_a_service_with_a_waypoint_is_asked_at_its_address(tmp_path: Path, delta
         files = {
             "web": web,
             "routes": ROUTES,
-            "waypoint": WAYPOINT,
+            "waypoint": plane.WAYPOINT,
             "v1": plane.pod("web-1", "127.0.0.31", labels="app: web, version: v1"),
         }
         mesh = stack.enter_context(plane.running(tmp_path / "plane", files))

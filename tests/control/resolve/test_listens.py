@@ -11,7 +11,6 @@ from google.protobuf.json_format import MessageToDict
 from control.resolve import Mesh
 from control.resolve.l7.plans import LISTENER_TYPE, ROUTE_TYPE, Ref
 from control.resolve.l7.views import View
-from mesh.model.l7.profile import Kind
 from mesh.model.state import MeshState
 from mesh.model.workload import Locality, NetworkAddress
 from tests.control.objects import feed, ip, pod, resolved, service
@@ -156,5 +155,6 @@ def test_a_waypoint_is_on_nobodys_way_to_itself(more: str) -> None:
     base = (front, WEB.replace("clusterIP: 10.96.0.1", "clusterIP: None"), gateway(labels="istio.io/waypoint-for: all"), WP, WP_POD, meshed)
     leading = routes("front", "front", "{route: [{destination: {host: web, port: {number: 80}}}]}")
     view = WAYPOINT._replace(locality=Locality("eu", "a", "1"))
-    assert Served(view, *base, leading, rule("web", "web", more=more)).addresses(cluster()) == ["tunnel 10.0.0.1:8080"]
-    assert view.kind is Kind.WAYPOINT
+    mesh = resolved(*base, leading, rule("web", "web", more=more))
+    assert Served(view, mesh=mesh).addresses(cluster()) == ["tunnel 10.0.0.1:8080"]
+    assert Served(TUNNELS, mesh=mesh).addresses(cluster()) == ["tunnel 10.0.0.1:8080 by 10.0.0.8:15008"], "others go by it"
